@@ -1,0 +1,40 @@
+# Everything that is done more than once. Each target does its own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: up test check format pins changelog clean
+
+up: $(STAMP)  ## run the gateway on the starter configuration
+	@$(BIN)/sexton up --config examples/starter/sexton.toml --data .sexton
+
+test: $(STAMP)  ## everything that must hold: format, lint, types, layers, then all tests
+	@$(MAKE) --no-print-directory check
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(STAMP)  ## format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## put every file into the one format
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+pins: $(STAMP)  ## resolve requirements/*.in again, with hashes and without any registry's address
+	cd requirements && for name in run dev; do ../$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --upgrade --output-file $$name.txt $$name.in; done
+
+changelog: $(STAMP)  ## show what the next release would say
+	$(BIN)/towncrier build --draft
+
+clean:  ## remove everything that the other targets made
+	rm -rf $(VENV) .sexton build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(STAMP): requirements/run.txt requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --quiet install --require-hashes -r requirements/run.txt -r requirements/dev.txt
+	$(BIN)/python -m pip --quiet install --no-deps --no-build-isolation --editable .
+	@touch $@
