@@ -1,9 +1,9 @@
 """Live trees on disk, so that the next start can finish a cleanup that was cut off.
 
 One file per tree: STATE/contain/BOOT_ID/INSTANCE/TREE.rec, JSON, mode 0600, replaced by rename.  No fsync: a record
-has to survive our death, not the machine's, and one of another boot is worthless.  A tree's keeper writes it: before its
-first process exists, at each change of state, and whenever the census of its members has changed.  When the tree is proven
-empty the keeper removes it.  If the keeper dies, the warden does the same in its place; if both die, recovery.
+has to survive our death, not the machine's, and one of another boot is worthless.  A tree's keeper writes it: before
+its first process exists, at each change of state, and whenever the census of its members has changed.  When the tree
+is proven empty the keeper removes it.  If the keeper dies, the warden does that in its place; if both die, recovery.
 
 A record never authorises a signal to a bare pid (see `identity`).  Standard library only.
 """
