@@ -33,7 +33,9 @@ RECORD = ledger.Record(
     keeper=None,
     leader=ProcessIdentity(pid=4, start_ticks=13),
     leaf=ledger.CgroupLeaf(path="/sys/fs/cgroup/x", inode=7),
-    externals=(ledger.External(engine="docker", label="a=b", cidfile="/x"),),
+    externals=(
+        ledger.External(engine=("docker", "-c", "lab"), label="a=b", cidfile="/x", environment=(("HOME", "/h"),)),
+    ),
     census=(ProcessIdentity(pid=4, start_ticks=13),),
     stuck=(ledger.Stuck(pid=4, why="D"),),
 )

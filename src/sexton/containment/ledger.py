@@ -42,11 +42,18 @@ class CgroupLeaf:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class External:
-    """A container that the tree starts through a daemon, found again by its label ("name=value")."""
+    """The containers that a tree starts through a daemon, found again by their label ("name=value").
 
-    engine: str
+    `engine` is the engine's program and its global options, such as ("/usr/bin/docker", "--context", "lab");
+    `environment` is what of the tree's environment decides which daemon that asks; nothing secret is in it.
+    `remove_volumes` says that the containers were to vanish with their anonymous volumes (`run --rm`).
+    """
+
+    engine: tuple[str, ...]
     label: str
     cidfile: str
+    environment: tuple[tuple[str, str], ...] = ()
+    remove_volumes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,8 +208,13 @@ def _decode(raw: dict[str, Any]) -> Record:
         "keeper": ProcessIdentity(**raw["keeper"]) if raw["keeper"] else None,
         "leader": ProcessIdentity(**raw["leader"]) if raw["leader"] else None,
         "leaf": CgroupLeaf(**raw["leaf"]) if raw["leaf"] else None,
-        "externals": tuple(External(**item) for item in raw["externals"]),
+        "externals": tuple(_external(item) for item in raw["externals"]),
         "census": tuple(ProcessIdentity(**item) for item in raw["census"]),
         "stuck": tuple(Stuck(**item) for item in raw["stuck"]),
     }
     return Record(**known)
+
+
+def _external(raw: dict[str, Any]) -> External:
+    environment = tuple((name, value) for name, value in raw["environment"])
+    return External(**{**raw, "engine": tuple(raw["engine"]), "environment": environment})
