@@ -81,7 +81,7 @@ class _RunCommand:
     options_at: int
 
 
-class EngineFailed(Exception):  # noqa: N818 -- named for what happened, as all our errors are
+class EngineFailed(Exception):
     """The engine did not do what it was asked; the text is its own last line, or that it gave no answer."""
 
 

@@ -15,7 +15,7 @@ _LOCK_NAME = "lock"
 _PROBE_SIZE = 64 * 1024  # what a journal line and a few database pages need
 
 
-class DataFolderInUse(UsageError):  # noqa: N818 - reads as what is the case
+class DataFolderInUse(UsageError):
     """Another gateway that is alive uses this folder.  `pid` is None where it could not be read."""
 
     def __init__(self, folder: Path, pid: int | None) -> None:

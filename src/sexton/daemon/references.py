@@ -28,7 +28,7 @@ class Secret(str):
         return f"'{HIDDEN}'"
 
 
-class ReferenceFails(ValueError):  # noqa: N818 - reads as what is the case
+class ReferenceFails(ValueError):
     """A reference points at nothing.  The text names the reference, never a value."""
 
 

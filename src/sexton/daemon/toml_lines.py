@@ -62,7 +62,7 @@ def scan_key_lines(text: str) -> KeyLines:
     return KeyLines(lines=scanner.lines, twice=tuple(scanner.twice), stopped_at=stopped_at)
 
 
-class _CannotFollow(Exception):  # noqa: N818 - reads as what is the case
+class _CannotFollow(Exception):
     """The text is no TOML from here on."""
 
 

@@ -112,11 +112,11 @@ class ProcessUse:
     idle_since: float | None
 
 
-class ServerIsHeld(Exception):  # noqa: N818 - reads as what is the case
+class ServerIsHeld(Exception):
     """Only an idle process can be retired."""
 
 
-class NotHeld(Exception):  # noqa: N818 - reads as what is the case
+class NotHeld(Exception):
     """The lease was given back before, or the ticket is not in the queue."""
 
 

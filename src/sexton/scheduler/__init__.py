@@ -1,1 +1,70 @@
-"""What runs when."""
+"""What runs when: jobs, their slots, their runs.
+
+Owns the schedules, the table of jobs and runs, the claims and the limits.
+Promises that every slot ends as a row, that no slot runs twice (also with
+several gateways on one database), that nothing starts before its time, and
+that a run that was ended (timeout, cancel, shutdown) has ended.  What a run
+does is the business of the callable that it is given.
+"""
+
+from sexton.scheduler.dispatcher import Drained, Scheduler
+from sexton.scheduler.job import (
+    At,
+    CatchUp,
+    Cron,
+    Every,
+    Job,
+    JobStatus,
+    Limits,
+    LogLine,
+    OnInterrupted,
+    Origin,
+    Outcome,
+    Overlap,
+    Perform,
+    Run,
+    RunContext,
+    RunFailed,
+    RunRecord,
+    Schedule,
+    Trigger,
+    UnknownJob,
+    UnknownRun,
+)
+from sexton.scheduler.job_document import check_job, from_document, to_document
+from sexton.scheduler.run_states import RunState
+from sexton.scheduler.run_store import JobChanges, RunStore
+from sexton.scheduler.timetable import next_starts
+
+__all__ = [
+    "At",
+    "CatchUp",
+    "Cron",
+    "Drained",
+    "Every",
+    "Job",
+    "JobChanges",
+    "JobStatus",
+    "Limits",
+    "LogLine",
+    "OnInterrupted",
+    "Origin",
+    "Outcome",
+    "Overlap",
+    "Perform",
+    "Run",
+    "RunContext",
+    "RunFailed",
+    "RunRecord",
+    "RunState",
+    "RunStore",
+    "Schedule",
+    "Scheduler",
+    "Trigger",
+    "UnknownJob",
+    "UnknownRun",
+    "check_job",
+    "from_document",
+    "next_starts",
+    "to_document",
+]

@@ -1,0 +1,13 @@
+"""The database: its connections, its transactions and its schema.
+
+Owns the SQLite file, the tables and the migrations.  Promises that a
+transaction is whole or not at all, is on disk when it returns, never blocks
+the event loop, and fails only with a `DatabaseError` that says what to do.
+Leaves to others what the rows mean.
+"""
+
+from sexton.database.connection import Database, Offload
+from sexton.database.failures import DatabaseError, Failure
+from sexton.database.tables import job, node, run, run_output
+
+__all__ = ["Database", "DatabaseError", "Failure", "Offload", "job", "node", "run", "run_output"]

@@ -1,0 +1,113 @@
+"""The tables, in SQLAlchemy Core, so that the same statements serve SQLite and PostgreSQL.
+
+Times are whole microseconds since the Unix epoch: exact, ordered and the same in every database.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware datetime, kept as microseconds since the epoch, read back in UTC."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
+        return None if value is None else (value - EPOCH) // timedelta(microseconds=1)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else EPOCH + timedelta(microseconds=value)
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+job = Table(
+    "job",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("definition", JSON, nullable=False),
+    Column("origin", String(16), nullable=False),
+    Column("paused", Boolean, nullable=False),
+    # The next slot that has no row yet, and when it starts (jitter included).  A paused job keeps its slot and has no
+    # start, so that a tick never meets it.
+    Column("next_slot", Instant),
+    Column("next_start", Instant, index=True),
+    Column("created_at", Instant, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+)
+
+run = Table(
+    "run",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("job", String(255), nullable=False),
+    Column("slot", Instant),
+    Column("slot_end", Instant),
+    Column("slot_count", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("trigger", String(16), nullable=False),
+    Column("reason", Text),
+    Column("priority", Integer, nullable=False),
+    Column("not_before", Instant, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("started_at", Instant),
+    Column("ended_at", Instant),
+    Column("excerpt", Text),
+    Column("error", Text),
+    Column("details", JSON, nullable=False),
+    # Who runs it: a claim raises the fence, and only the holder of the current fence may write the end.
+    Column("owner", String(64)),
+    Column("fence", Integer, nullable=False),
+    Column("cancel_reason", Text),
+    UniqueConstraint("job", "slot", "attempt"),
+    Index("ix_run_job_id", "job", "id"),
+    Index("ix_run_state_priority", "state", "priority", "id"),
+)
+
+run_output = Table(
+    "run_output",
+    metadata,
+    Column("run", String(36), ForeignKey("run.id", ondelete="CASCADE"), primary_key=True),
+    Column("output", Text),
+    Column("log", JSON, nullable=False),
+)
+
+# One row per gateway process.  `beat` only ever counts up; a gateway whose beat stands still is dead.
+node = Table(
+    "node",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("process", JSON, nullable=False),
+    Column("beat", BigInteger, nullable=False),
+    Column("started_at", Instant, nullable=False),
+)

@@ -1,0 +1,455 @@
+"""Sleeps until the next slot, claims what is due and runs it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import final
+
+import anyio
+import anyio.abc
+
+from sexton.clock import Clock
+from sexton.database import DatabaseError
+from sexton.journal import Journal
+from sexton.scheduler import timetable
+from sexton.scheduler.alarm import Alarm
+from sexton.scheduler.gateways import BEAT_EVERY, Beats, is_gone, this_gateway
+from sexton.scheduler.job import Job, JobStatus, Limits, Origin, Perform, Run, RunRecord
+from sexton.scheduler.run_states import RunState
+from sexton.scheduler.run_store import Claim, JobChanges, RunEnd, RunStore, Settled
+from sexton.scheduler.run_task import ENDS_WITHIN, LOST, SHUTDOWN, RunTask, cancelled
+
+LOG = logging.getLogger(__name__)
+# Never sleep longer than this, so that a clock that jumps and a machine that was asleep are noticed.
+LONGEST_SLEEP = 5.0
+JUMP = timedelta(seconds=2)
+PROGRESS_EVERY = 1.0
+PRUNE_AFTER = 20
+RETRY_WRITES_EVERY = 2.0
+GIVE_UP_WRITES_AFTER = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drained:
+    """What a drain had to end: runs that were cut off, and runs that have not ended although they were told to."""
+
+    interrupted: tuple[Run, ...] = ()
+    stuck: tuple[Run, ...] = ()
+
+
+class _Batch:
+    """The runs that one tick started; when the last has ended, the orphans of all may be swept."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+
+@final
+class Scheduler:
+    """The jobs of one gateway.
+
+    `perform` does what a run does; `after_tick` is called when all runs of a tick have ended, never inside a run and
+    never twice at a time.  Everything that happens is told to the journal: `job.added`, `job.changed`, `job.removed`,
+    `job.paused`, `job.resumed` and `run.queued`, `run.started`, `run.progress`, `run.ended` (with its state),
+    `run.skipped`, `run.missed`, `run.stuck`, `run.lost` under the job's name; `clock.jumped`, `gateway.dead`,
+    `database.failing` and `database.recovered` under this gateway's.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        perform: Perform,
+        *,
+        clock: Clock,
+        journal: Journal,
+        limits: Limits | None = None,
+        after_tick: Callable[[], Awaitable[None]] | None = None,
+        node: str = "gateway",
+    ) -> None:
+        self._store = store
+        self._perform = perform
+        self._clock = clock
+        self._journal = journal
+        self._limits = limits or Limits()
+        self._after_tick = after_tick
+        self._gateway = this_gateway(node)
+        self._beats = Beats()
+        self._alarm = Alarm(clock)
+        self._sweep = Alarm(clock)
+        self._tasks: dict[str, RunTask] = {}
+        self._batches: dict[str, _Batch] = {}
+        self._draining = False
+        self._failing: DatabaseError | None = None
+        self._ended_since_prune: dict[str, int] = {}
+        self._progress_told: dict[str, float] = {}
+        self._idle = Alarm(clock)
+
+    # Running
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Run jobs until cancelled.  Runs that are still going then are ended and recorded as interrupted.
+
+        Raises `DatabaseError` when the database fails at the start; a failure later is told to the journal and tried
+        again, while what runs goes on.
+        """
+        await self._store.register(self._gateway, now=self._clock.now())
+        await self._settle_dead(await self._certainly_dead())
+        self._tell_moved(await self._store.realign(now=self._clock.now()))
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._keep_beating)
+                tasks.start_soon(self._watch_clock)
+                tasks.start_soon(self._keep_sweeping)
+                task_status.started()
+                await self._keep_ticking(tasks)
+        finally:
+            with anyio.move_on_after(GIVE_UP_WRITES_AFTER, shield=True):
+                await self._leave()
+
+    async def drain(self, timeout: float) -> Drained:
+        """Start nothing more; give what runs `timeout` seconds to end by itself, then end it.
+
+        Comes back when nothing runs any more, or `ENDS_WITHIN` seconds after the runs were told to end.
+        """
+        self._draining = True
+        self._alarm.ring()
+        await self._wait_idle(timeout)
+        ended = tuple(task.claim.run for task in self._tasks.values())
+        for task in list(self._tasks.values()):
+            task.end(SHUTDOWN)
+        await self._wait_idle(ENDS_WITHIN)
+        stuck = tuple(task.claim.run for task in self._tasks.values())
+        return Drained(interrupted=tuple(run for run in ended if run not in stuck), stuck=stuck)
+
+    # Jobs
+
+    async def put_job(self, job: Job) -> None:
+        """Add a job or change it.  Raises `UsageError` when it cannot be meant, or stands in the config file."""
+        now = self._clock.now()
+        self._tell_changes(await self._store.put_job(job, now=now))
+
+    async def remove_job(self, name: str) -> None:
+        """Forget a job; what waits of it is cancelled, what runs is left to end, its history stays."""
+        self._tell_changes(await self._store.remove_job(name, now=self._clock.now()))
+
+    async def replace_config_jobs(self, jobs: Sequence[Job]) -> JobChanges:
+        """Make these the jobs of the config file.  Only what changed is touched; a pause by hand stays."""
+        config_jobs = [replace(job, origin=Origin.CONFIG) for job in jobs]
+        changes = await self._store.replace_config_jobs(config_jobs, now=self._clock.now())
+        self._tell_changes(changes)
+        return changes
+
+    async def pause(self, name: str) -> None:
+        """Let no further slot run; the slots of the pause become one row, skipped, when it ends."""
+        if await self._store.set_paused(name, paused=True, now=self._clock.now()) is not None:
+            self._journal.append("job.paused", subject=name)
+
+    async def resume(self, name: str) -> None:
+        skipped = await self._store.set_paused(name, paused=False, now=self._clock.now())
+        if skipped is not None:
+            self._journal.append("job.resumed", subject=name)
+            self._tell_ended(skipped)
+            self._alarm.ring()
+
+    async def run_now(self, name: str) -> Run:
+        """Queue a run by hand.  It starts at once unless a limit, or a run of the same job, is in its way."""
+        run, cancels, replaced = await self._store.add_manual_run(name, now=self._clock.now())
+        self._tell_ended(replaced)
+        self._cancel_here(cancels)
+        self._journal.append("run.queued", subject=name, **_told(run))
+        self._alarm.ring()
+        return run
+
+    async def cancel(self, run_id: str, *, reason: str = "cancelled by hand") -> Run:
+        """End a run, wherever it runs.  Comes back at once; the row says when it has ended."""
+        run = await self._store.request_cancel(run_id, reason=reason, now=self._clock.now())
+        if run.state is RunState.CANCELLED and run.started_at is None and run.ended_at is not None:
+            self._tell_ended([run])
+        self._cancel_here({run_id: reason})
+        self._alarm.ring()
+        return run
+
+    async def next_times(self, job: str | Job, count: int = 5) -> tuple[datetime, ...]:
+        """When the next runs start, jitter included; also of a job that is not (yet) put, or paused."""
+        if isinstance(job, str):
+            job = await self._store.job(job)
+        return timetable.next_starts(job, after=self._clock.now(), count=count)
+
+    async def job(self, name: str) -> Job:
+        return await self._store.job(name)
+
+    async def jobs(self) -> tuple[JobStatus, ...]:
+        """All jobs, by name."""
+        return await self._store.statuses()
+
+    async def runs(
+        self,
+        job: str | None = None,
+        state: RunState | Collection[RunState] = (),
+        *,
+        limit: int = 50,
+        before: str | None = None,
+    ) -> tuple[Run, ...]:
+        """Runs, newest first; `before` is the id of the last one seen."""
+        states = (state,) if isinstance(state, RunState) else tuple(state)
+        return await self._store.runs(job=job, states=states, limit=limit, before=before)
+
+    async def run_record(self, run_id: str) -> RunRecord:
+        """A run with its whole output and its log.  Raises `UnknownRun`."""
+        return await self._store.run_record(run_id)
+
+    # Ticks
+
+    async def _keep_ticking(self, tasks: anyio.abc.TaskGroup) -> None:
+        next_at: datetime | None = None
+        while True:
+            try:
+                if next_at is None or next_at > self._clock.now():
+                    next_at = await self._look_out()
+                if next_at is not None and next_at <= self._clock.now() and not self._draining:
+                    next_at = await self._tick(tasks)
+            except DatabaseError as error:
+                self._note_failure(error)
+                next_at = None
+                await self._clock.sleep(RETRY_WRITES_EVERY)
+                continue
+            await self._alarm.wait(self._sleep_until(next_at))
+
+    def _sleep_until(self, next_at: datetime | None) -> float:
+        if next_at is None or self._draining:
+            return LONGEST_SLEEP
+        return min(LONGEST_SLEEP, max(0.0, (next_at - self._clock.now()).total_seconds()))
+
+    async def _look_out(self) -> datetime | None:
+        outlook = await self._store.outlook(self._gateway.id)
+        self._note_recovery()
+        self._cancel_here(outlook.cancels)
+        return outlook.next_at
+
+    async def _tick(self, tasks: anyio.abc.TaskGroup) -> datetime | None:
+        running = [task.claim.job for task in self._tasks.values()]
+        tick = await self._store.tick(self._gateway, now=self._clock.now(), limits=self._limits, running=running)
+        self._note_recovery()
+        batch = _Batch(len(tick.claims))
+        for claim in tick.claims:
+            self._start(tasks, claim, batch)
+        self._cancel_here(tick.cancels)
+        self._tell_ended(tick.ended)
+        return tick.next_at
+
+    def _start(self, tasks: anyio.abc.TaskGroup, claim: Claim, batch: _Batch) -> None:
+        run = claim.run
+        task = RunTask(
+            claim,
+            clock=self._clock,
+            on_progress=lambda text: self._tell_progress(run, text),
+            on_stuck=lambda seconds: self._tell_stuck(run, seconds),
+        )
+        self._tasks[run.id] = task
+        self._batches[run.id] = batch
+        self._journal.append("run.started", subject=run.job, **_told(run))
+        tasks.start_soon(self._perform_run, task)
+
+    async def _perform_run(self, task: RunTask) -> None:
+        try:
+            end = await task.perform(self._perform)
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self._record(task, task.interrupted(), give_up_after=GIVE_UP_WRITES_AFTER)
+            raise
+        else:
+            await self._record(task, end)
+        finally:
+            self._forget(task)
+
+    async def _record(self, task: RunTask, end: RunEnd, *, give_up_after: float | None = None) -> None:
+        """Write the end of a run, as often as it takes: a full disk must not make it forgotten."""
+        started = self._clock.monotonic()
+        while True:
+            try:
+                settled = await self._store.finish(task.claim, end)
+            except DatabaseError as error:
+                self._note_failure(error)
+                if give_up_after is not None and self._clock.monotonic() - started > give_up_after:
+                    return
+                await self._clock.sleep(RETRY_WRITES_EVERY)
+            else:
+                self._note_recovery()
+                self._tell_settled(task.claim.run, settled)
+                return
+
+    def _forget(self, task: RunTask) -> None:
+        run = task.claim.run
+        del self._tasks[run.id]
+        self._progress_told.pop(run.id, None)
+        batch = self._batches.pop(run.id)
+        batch.left -= 1
+        if not batch.left:
+            self._sweep.ring()
+        self._alarm.ring()
+        self._idle.ring()
+
+    # Around the ticks
+
+    async def _keep_sweeping(self) -> None:
+        while True:
+            await self._sweep.wait(None)
+            await self._prune()
+            if self._after_tick is not None:
+                await self._call_after_tick(self._after_tick)
+
+    async def _call_after_tick(self, after_tick: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await after_tick()
+        except Exception:  # The outermost edge of this task: the next tick tries again.
+            LOG.exception("what follows a tick failed")
+
+    async def _prune(self) -> None:
+        full = [name for name, count in self._ended_since_prune.items() if count >= PRUNE_AFTER]
+        for name in full:
+            del self._ended_since_prune[name]
+            try:
+                await self._store.prune(name, keep=self._limits.history)
+            except DatabaseError as error:
+                self._note_failure(error)
+
+    async def _keep_beating(self) -> None:
+        while True:
+            await self._clock.sleep(BEAT_EVERY)
+            try:
+                await self._beat()
+            except DatabaseError as error:
+                self._beats.forget()
+                self._note_failure(error)
+
+    async def _beat(self) -> None:
+        running = set(self._tasks)
+        if not await self._store.beat(self._gateway.id):
+            await self._store.register(self._gateway, now=self._clock.now())
+        held = await self._store.held_by(self._gateway.id)
+        for run_id in running - held:
+            if task := self._tasks.get(run_id):
+                task.end(LOST)
+        others = [gateway for gateway in await self._store.gateways() if gateway.id != self._gateway.id]
+        silent = self._beats.observe(others, at=self._clock.monotonic())
+        gone = (gateway.id for gateway in others if is_gone(gateway, self._gateway))
+        await self._settle_dead({*silent, *gone})
+
+    async def _certainly_dead(self) -> list[str]:
+        others = [gateway for gateway in await self._store.gateways() if gateway.id != self._gateway.id]
+        self._beats.observe(others, at=self._clock.monotonic())
+        return [gateway.id for gateway in others if is_gone(gateway, self._gateway)]
+
+    async def _settle_dead(self, gateways: Iterable[str]) -> None:
+        for gateway in gateways:
+            settled = await self._store.settle_dead(gateway, now=self._clock.now())
+            self._journal.append("gateway.dead", subject=gateway, runs=len(settled))
+            for each in settled:
+                self._tell_settled(each.run, each)
+
+    async def _watch_clock(self) -> None:
+        """Tell of jumps of the wall clock (or a machine that slept), and start anew from where it stands now."""
+        wall, steady = self._clock.now(), self._clock.monotonic()
+        while True:
+            await self._clock.sleep(1.0)
+            wall_now, steady_now = self._clock.now(), self._clock.monotonic()
+            jump = (wall_now - wall) - timedelta(seconds=steady_now - steady)
+            wall, steady = wall_now, steady_now
+            if abs(jump) > JUMP:
+                self._journal.append("clock.jumped", subject=self._gateway.name, seconds=jump.total_seconds())
+                with suppress(DatabaseError):  # The next tick meets and tells the same failure.
+                    self._tell_moved(await self._store.realign(now=wall_now))
+                self._alarm.ring()
+
+    async def _leave(self) -> None:
+        with suppress(DatabaseError):  # The next start finds us gone and does the same.
+            await self._store.unregister(self._gateway.id)
+
+    async def _wait_idle(self, seconds: float) -> None:
+        deadline = self._clock.monotonic() + seconds
+        while self._tasks and (left := deadline - self._clock.monotonic()) > 0:
+            await self._idle.wait(left)
+
+    def _cancel_here(self, cancels: Mapping[str, str]) -> None:
+        for run_id, reason in cancels.items():
+            if task := self._tasks.get(run_id):
+                task.end(cancelled(reason))
+
+    # Telling
+
+    def _note_failure(self, error: DatabaseError) -> None:
+        if self._failing is None or self._failing.failure is not error.failure:
+            LOG.error("%s", error)
+            self._journal.append(
+                "database.failing",
+                subject=self._gateway.name,
+                failure=str(error.failure),
+                what=error.what,
+                hint=error.hint,
+            )
+        self._failing = error
+
+    def _note_recovery(self) -> None:
+        if self._failing is not None:
+            self._journal.append("database.recovered", subject=self._gateway.name)
+            self._failing = None
+
+    def _tell_changes(self, changes: JobChanges) -> None:
+        for kind in ("added", "changed", "removed"):
+            for name in getattr(changes, kind):
+                self._journal.append(f"job.{kind}", subject=name)
+        self._tell_ended(changes.cancelled)
+        self._alarm.ring()
+
+    def _tell_moved(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._journal.append("job.changed", subject=name, reason="its next slot was hours away from its schedule")
+
+    def _tell_ended(self, runs: Iterable[Run]) -> None:
+        for run in runs:
+            kind = f"run.{run.state}" if run.state in {RunState.SKIPPED, RunState.MISSED} else "run.ended"
+            self._journal.append(kind, subject=run.job, **_told(run))
+
+    def _tell_settled(self, run: Run, settled: Settled | None) -> None:
+        self._ended_since_prune[run.job] = self._ended_since_prune.get(run.job, 0) + 1
+        if settled is None:
+            self._journal.append("run.lost", subject=run.job, run=run.id, reason=LOST.reason)
+            return
+        self._tell_ended([settled.run])
+        if settled.again is not None:
+            self._journal.append("run.queued", subject=run.job, **_told(settled.again))
+
+    def _tell_progress(self, run: Run, text: str) -> None:
+        now = self._clock.monotonic()
+        if now - self._progress_told.get(run.id, -PROGRESS_EVERY) >= PROGRESS_EVERY:
+            self._progress_told[run.id] = now
+            self._journal.append("run.progress", subject=run.job, run=run.id, text=text[:500])
+
+    def _tell_stuck(self, run: Run, seconds: float) -> None:
+        LOG.error("run %s of job '%s' has not ended %g s after it was told to", run.id, run.job, seconds)
+        self._journal.append("run.stuck", subject=run.job, run=run.id, seconds=seconds)
+
+
+def _told(run: Run) -> dict[str, str | int | float | None]:
+    """What the journal keeps of a run: enough for a line on a console, never the whole output."""
+    told: dict[str, str | int | float | None] = {
+        "run": run.id,
+        "state": str(run.state),
+        "trigger": str(run.trigger),
+        "attempt": run.attempt,
+        "slot": run.slot.isoformat() if run.slot else None,
+        "reason": run.reason,
+    }
+    if run.count > 1:
+        told["count"] = run.count
+    if run.ended_at and run.started_at:
+        told["seconds"] = round((run.ended_at - run.started_at).total_seconds(), 3)
+    if run.output:
+        told["output"] = run.output[:200]
+    if run.error:
+        told["error"] = run.error[:500]
+    return told

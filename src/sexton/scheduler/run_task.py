@@ -1,0 +1,199 @@
+"""One run while it runs: its cancel scope, its time limits, its log."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import final
+
+import anyio
+
+from sexton.clock import Clock
+from sexton.scheduler.job import LogLine, Outcome, Perform, RunContext, RunFailed
+from sexton.scheduler.run_states import RunState
+from sexton.scheduler.run_store import Claim, RunEnd
+
+LOG = logging.getLogger(__name__)
+# A run that was told to end and has not after this many seconds is reported, and again after each further one.
+ENDS_WITHIN = 30.0
+LOG_LINES = 1_000
+LOG_LINE_CHARACTERS = 4_000
+MOST_OUTPUT = 1_048_576
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """Why a run is ended from outside, and what it is then recorded as."""
+
+    state: RunState
+    reason: str
+    error: str | None = None
+
+
+LOST = Ending(state=RunState.INTERRUPTED, reason="another gateway took it over")
+SHUTDOWN = Ending(state=RunState.INTERRUPTED, reason="the gateway was stopped")
+
+
+def cancelled(reason: str) -> Ending:
+    return Ending(state=RunState.CANCELLED, reason=reason)
+
+
+@final
+class RunTask:
+    """Performs one claimed run.  However it ends, the work has ended when `perform` returns.
+
+    `on_progress` gets each text that the action shows; `on_stuck` is told the seconds for which the work has gone on
+    although it was told to end.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        *,
+        clock: Clock,
+        on_progress: Callable[[str], None],
+        on_stuck: Callable[[float], None],
+    ) -> None:
+        self.claim = claim
+        self.ending: Ending | None = None
+        self._clock = clock
+        self._on_progress = on_progress
+        self._on_stuck = on_stuck
+        self._scope = anyio.CancelScope()
+        self._told = anyio.Event()
+        self._log: deque[LogLine] = deque(maxlen=LOG_LINES)
+        self._started = self._alive_at = clock.monotonic()
+
+    def end(self, ending: Ending) -> None:
+        """Cancel the work; the first reason stands."""
+        if self.ending is None:
+            self.ending = ending
+            self._told.set()
+            self._scope.cancel()
+
+    async def perform(self, perform: Perform) -> RunEnd:
+        """Do the work within its time limits, and say how it ended.  Raises only the cancellation of the caller."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch)
+            try:
+                end = await self._work(perform)
+            finally:
+                tasks.cancel_scope.cancel()
+        return end
+
+    def interrupted(self) -> RunEnd:
+        """The end of a run whose task was cancelled from above."""
+        return self._ended_by(self.ending or SHUTDOWN)
+
+    async def _work(self, perform: Perform) -> RunEnd:
+        run, job = self.claim.run, self.claim.job
+        context = RunContext(run, job, progress=self._progress, log=self._keep_line)
+        outcome: Outcome | None = None
+        with self._scope:
+            try:
+                outcome = await perform(context)
+            # The outermost edge of a run: whatever an action raises is its failure, kept with its traceback.
+            except Exception as error:  # noqa: BLE001
+                return self._failed(error)
+        if self.ending is not None:
+            return self._ended_by(self.ending)
+        assert outcome is not None
+        return RunEnd(
+            state=RunState.RAN,
+            at=self._clock.now(),
+            output=bounded(outcome.output),
+            details=outcome.details,
+            log=tuple(self._log),
+        )
+
+    def _failed(self, error: Exception) -> RunEnd:
+        if self.ending is not None:
+            return self._ended_by(self.ending)
+        cause = leaf(error)
+        output, details = None, {}
+        if isinstance(cause, RunFailed):
+            output, details = cause.output, dict(cause.details)
+        else:
+            LOG.error("run %s of job '%s' raised", self.claim.run.id, self.claim.run.job, exc_info=error)
+            self._keep_line("".join(traceback.format_exception(error)))
+        return RunEnd(
+            state=RunState.FAILED,
+            at=self._clock.now(),
+            reason="failed",
+            output=None if output is None else bounded(output),
+            error=bounded(str(cause) or type(cause).__name__),
+            details=details,
+            log=tuple(self._log),
+        )
+
+    def _ended_by(self, ending: Ending) -> RunEnd:
+        return RunEnd(
+            state=ending.state,
+            at=self._clock.now(),
+            reason=ending.reason,
+            error=ending.error,
+            log=tuple(self._log),
+        )
+
+    def _progress(self, text: str | None) -> None:
+        self._alive_at = self._clock.monotonic()
+        if text:
+            self._keep_line(text)
+            self._on_progress(text)
+
+    def _keep_line(self, text: str) -> None:
+        self._log.append(LogLine(at=self._clock.now(), text=clean(text)[:LOG_LINE_CHARACTERS]))
+
+    async def _watch(self) -> None:
+        """End the work when a limit passes; then, or when it is ended otherwise, see that it does end."""
+        async with anyio.create_task_group() as limits:
+            limits.start_soon(self._wait_limit)
+            await self._told.wait()
+            limits.cancel_scope.cancel()
+        waited = 0.0
+        while True:
+            await self._clock.sleep(ENDS_WITHIN)
+            waited += ENDS_WITHIN
+            self._on_stuck(waited)
+
+    async def _wait_limit(self) -> None:
+        while limits := sorted(self._limits(), key=lambda limit: limit[0]):
+            at, ending = limits[0]
+            left = at - self._clock.monotonic()
+            if left <= 0:
+                self.end(ending)
+                return
+            await self._clock.sleep(left)
+
+    def _limits(self) -> Iterator[tuple[float, Ending]]:
+        job = self.claim.job
+        if job.timeout is not None:
+            told = f"The run was ended after its timeout of {job.timeout:g} s."
+            yield self._started + job.timeout, Ending(state=RunState.FAILED, reason="timeout", error=told)
+        if job.idle_timeout is not None:
+            told = f"The run was ended after {job.idle_timeout:g} s without progress (idle_timeout)."
+            yield self._alive_at + job.idle_timeout, Ending(state=RunState.FAILED, reason="idle_timeout", error=told)
+
+
+def leaf(error: BaseException) -> BaseException:
+    """The one error within a group of one (a task group wraps what its body raises); else the error itself."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def clean(text: str) -> str:
+    """Text that every database takes: no NUL, no half of a surrogate pair."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+
+
+def bounded(text: str) -> str:
+    """At most `MOST_OUTPUT` characters: the beginning and the end."""
+    text = clean(text)
+    if len(text) <= MOST_OUTPUT:
+        return text
+    half = MOST_OUTPUT // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}"

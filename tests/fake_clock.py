@@ -1,0 +1,75 @@
+"""A clock that stands still until a test moves it."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+import anyio
+import anyio.lowlevel
+
+
+class FakeClock:
+    """`advance` moves both clocks and wakes sleepers in order, each with time to do what it woke for.
+
+    `jump` moves the wall clock alone, as `date --set` would, or as it looks after a suspend.
+    """
+
+    def __init__(self, start: datetime = datetime(2026, 11, 1, 12, tzinfo=UTC)) -> None:
+        self._wall = start
+        self._monotonic = 1_000.0
+        self._sleepers: list[tuple[float, int, anyio.Event]] = []
+        self._order = count()
+
+    def now(self) -> datetime:
+        return self._wall
+
+    def monotonic(self) -> float:
+        return self._monotonic
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await anyio.lowlevel.checkpoint()
+            return
+        woken = anyio.Event()
+        heapq.heappush(self._sleepers, (self._monotonic + seconds, next(self._order), woken))
+        await woken.wait()
+
+    def jump(self, seconds: float) -> None:
+        self._wall += timedelta(seconds=seconds)
+
+    async def advance(self, seconds: float) -> None:
+        target = self._monotonic + seconds
+        await settle()
+        while self._sleepers and self._sleepers[0][0] <= target:
+            at, _, woken = heapq.heappop(self._sleepers)
+            self._move(at)
+            woken.set()
+            await settle()
+        self._move(target)
+        await settle()
+
+    def _move(self, monotonic: float) -> None:
+        if monotonic > self._monotonic:
+            self._wall += timedelta(seconds=monotonic - self._monotonic)
+            self._monotonic = monotonic
+
+
+async def settle() -> None:
+    """Until no task of this asyncio loop can go on without time, a thread or a file descriptor."""
+    ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
+    for _ in range(100_000):
+        await asyncio.sleep(0)
+        if not ready:
+            return
+    raise AssertionError("the tasks do not come to rest")
+
+
+async def wait_until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
+    """Poll a condition that something real (a thread, a process) makes true.  Raises `TimeoutError`."""
+    with anyio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110 - what it waits for knows no event
+            await anyio.sleep(0.005)
