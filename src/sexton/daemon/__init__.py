@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sexton.daemon.quantities import format_duration, parse_duration, parse_size
     from sexton.daemon.server_import import ImportReport, Variable, import_servers
     from sexton.daemon.service import ServiceUnit, install_service, service_unit
+    from sexton.daemon.settings import Settings, load_settings
     from sexton.daemon.settings_problems import Problem, SettingsError
     from sexton.daemon.starter import Launchers, starter_text, write_starter
 
@@ -26,6 +27,7 @@ _HOMES = {
     "ImportReport": "server_import",
     "Launchers": "starter",
     "Problem": "settings_problems",
+    "Settings": "settings",
     "ServiceUnit": "service",
     "SettingsError": "settings_problems",
     "Variable": "server_import",
@@ -34,6 +36,7 @@ _HOMES = {
     "holder_of": "data_folder",
     "import_servers": "server_import",
     "install_service": "service",
+    "load_settings": "settings",
     "parse_duration": "quantities",
     "parse_size": "quantities",
     "service_unit": "service",
@@ -47,6 +50,7 @@ __all__ = [
     "Launchers",
     "Problem",
     "ServiceUnit",
+    "Settings",
     "SettingsError",
     "Variable",
     "claimed_data_folder",
@@ -54,6 +58,7 @@ __all__ = [
     "holder_of",
     "import_servers",
     "install_service",
+    "load_settings",
     "parse_duration",
     "parse_size",
     "service_unit",

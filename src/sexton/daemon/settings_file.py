@@ -168,12 +168,28 @@ _KNOWN_ELSEWHERE = {
 }
 
 
-def read_table(model: type[_Table], raw: Mapping[str, object]) -> tuple[_Table | None, list[tuple[KeyPath, str]]]:
-    """`raw` as `model`, or None and what is wrong with it: (path within the table, text) each."""
+def read_table(model: type[_Table], raw: Mapping[str, object]) -> tuple[_Table, list[tuple[KeyPath, str]]]:
+    """`raw` as `model`, and what is wrong with it: (path within the table, text) each.
+
+    Keys that are wrong count as not given, so that the rest can still be checked.
+    """
     try:
         return model.model_validate(raw), []
     except ValidationError as wrong:
-        return None, list(_explained(model, wrong))
+        paths = [error["loc"] for error in wrong.errors(include_input=False, include_context=False)]
+        return _salvaged(model, raw, paths), list(_explained(model, wrong))
+
+
+def _salvaged(model: type[_Table], raw: Mapping[str, object], wrong: list[KeyPath]) -> _Table:
+    sound = {key: value for key, value in raw.items() if key not in {path[0] for path in wrong}}
+    for key in {path[0] for path in wrong if len(path) > 1}:
+        inner, inner_wrong = raw[str(key)], {path[1] for path in wrong if path[0] == key}
+        if isinstance(inner, dict) and all(isinstance(name, str) for name in inner_wrong):
+            sound[str(key)] = {name: value for name, value in inner.items() if name not in inner_wrong}
+    try:
+        return model.model_validate(sound)
+    except ValidationError:
+        return model()
 
 
 def valid_name(name: str) -> str | None:
