@@ -76,6 +76,10 @@ class TruthGroup:
     def procs(self) -> Path:
         return self.folder / "cgroup.procs"
 
+    @property
+    def can_freeze(self) -> bool:
+        return self._state.exists()
+
     def members(self) -> list[int]:
         """Frozen first: the list of a group that forks all the time is no snapshot."""
         if not self._listed():
@@ -86,13 +90,13 @@ class TruthGroup:
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """Nothing in the group runs, and nothing in it can die, until this is left."""
-        if self._state.exists():
+        if self.can_freeze:
             self._state.write_text("FROZEN")
             wait_until(lambda: self._state.read_text() == "FROZEN\n", within=5)
         try:
             yield
         finally:
-            if self._state.exists():
+            if self.can_freeze:
                 self._state.write_text("THAWED")
 
     def _listed(self) -> list[int]:
@@ -277,6 +281,12 @@ class Bystanders:
 
     def __len__(self) -> int:
         return len(self._all)
+
+    def pids(self) -> list[int]:
+        return list(self._all)
+
+    def start_ticks(self) -> list[int]:
+        return list(self._all.values())
 
     def assert_untouched(self) -> None:
         signals = self._log.read_text() if self._log.exists() else ""

@@ -26,6 +26,7 @@ SCHEMA = 1
 _SUFFIX = ".rec"
 _SECRET = re.compile(r"token|key|secret|passw|auth|credential|bearer", re.IGNORECASE)
 _HIDDEN = "***"
+_HANDLE = re.compile(r"\d+:(?:[0-9a-f]{2})+")
 
 
 class LedgerError(ValueError):
@@ -70,7 +71,7 @@ class Record:
 
     `argv` has its secrets hidden.  `started_at` and `deadline` are seconds since 1970.  `keeper` is None in a record
     that was written before there was one, `leader` until the program runs.  `census` are the members last seen, the
-    leader included.
+    leader included.  `home` is where in the cgroup hierarchy the tree was started (see `home_of`).
     """
 
     tree: str
@@ -96,6 +97,7 @@ class Record:
     externals: tuple[External, ...]
     census: tuple[ProcessIdentity, ...]
     stuck: tuple[Stuck, ...]
+    home: str | None = None
     schema: int = SCHEMA
 
 
@@ -116,6 +118,20 @@ def instance_folder(state_dir: str | PathLike[str], instance: str) -> str:
 
 def record_path(folder: str, tree: str) -> str:
     return os.path.join(folder, tree + _SUFFIX)
+
+
+def home_of(pid: int | None = None) -> str | None:
+    """The part of the cgroup hierarchy that a process (this one, if None) was put into; None when it has none.
+
+    That is its path in cgroup v2, or in systemd's own hierarchy where there is no v2.  A service manager that delegates
+    a subtree may put the process into `gateway` in there; then the subtree is meant.
+    """
+    with open(f"/proc/{pid or 'self'}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        lines = [line.rstrip("\n").split(":", 2) for line in file]
+    for hierarchy, controllers, path in sorted(lines):
+        if hierarchy == "0" or controllers == "name=systemd":
+            return path.removesuffix("/gateway") or "/"
+    return None
 
 
 def write(folder: str, record: Record) -> None:
@@ -203,16 +219,27 @@ def _decode(raw: dict[str, Any]) -> Record:
         "boundary": Boundary(raw["boundary"]),
         "state": TreeState(raw["state"]),
         "reason": EndReason(raw["reason"]) if raw["reason"] else None,
-        "gateway": ProcessIdentity(**raw["gateway"]),
-        "warden": ProcessIdentity(**raw["warden"]),
-        "keeper": ProcessIdentity(**raw["keeper"]) if raw["keeper"] else None,
-        "leader": ProcessIdentity(**raw["leader"]) if raw["leader"] else None,
+        "gateway": _identity(raw["gateway"]),
+        "warden": _identity(raw["warden"]),
+        "keeper": _identity(raw["keeper"]) if raw["keeper"] else None,
+        "leader": _identity(raw["leader"]) if raw["leader"] else None,
         "leaf": CgroupLeaf(**raw["leaf"]) if raw["leaf"] else None,
         "externals": tuple(_external(item) for item in raw["externals"]),
-        "census": tuple(ProcessIdentity(**item) for item in raw["census"]),
+        "census": tuple(_identity(item) for item in raw["census"]),
         "stuck": tuple(Stuck(**item) for item in raw["stuck"]),
     }
     return Record(**known)
+
+
+def _identity(raw: dict[str, Any]) -> ProcessIdentity:
+    """Signals depend on it, so nothing in it is taken on trust."""
+    one = ProcessIdentity(**raw)
+    numbers = (one.pid, one.start_ticks, 0 if one.inode is None else one.inode)
+    if not all(type(number) is int and number >= 0 for number in numbers) or one.pid == 0:
+        raise LedgerError(f"{raw} is no process")
+    if one.handle is not None and not _HANDLE.fullmatch(one.handle):
+        raise LedgerError(f"{one.handle} is no handle of a process")
+    return one
 
 
 def _external(raw: dict[str, Any]) -> External:
