@@ -224,7 +224,7 @@ def _decode(raw: dict[str, Any]) -> Record:
         "keeper": _identity(raw["keeper"]) if raw["keeper"] else None,
         "leader": _identity(raw["leader"]) if raw["leader"] else None,
         "leaf": CgroupLeaf(**raw["leaf"]) if raw["leaf"] else None,
-        "externals": tuple(_external(item) for item in raw["externals"]),
+        "externals": tuple(decode_external(item) for item in raw["externals"]),
         "census": tuple(_identity(item) for item in raw["census"]),
         "stuck": tuple(Stuck(**item) for item in raw["stuck"]),
     }
@@ -242,6 +242,7 @@ def _identity(raw: dict[str, Any]) -> ProcessIdentity:
     return one
 
 
-def _external(raw: dict[str, Any]) -> External:
+def decode_external(raw: dict[str, Any]) -> External:
+    """An `External` that came as JSON."""
     environment = tuple((name, value) for name, value in raw["environment"])
     return External(**{**raw, "engine": tuple(raw["engine"]), "environment": environment})
