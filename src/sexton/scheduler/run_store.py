@@ -473,11 +473,13 @@ def _statuses(connection: Connection) -> tuple[JobStatus, ...]:
     active: dict[str, list[Run]] = defaultdict(list)
     for row in connection.execute(select(_run).where(_run.c.state.in_(_ACTIVE)).order_by(_run.c.id)).all():
         active[row.job].append(_run_of(row))
+    ended = _run.alias()  # of its own, for the statement around it reads the same table
     newest = (
-        select(_run.c.id)
-        .where(_run.c.job == _job.c.name, _run.c.state.in_(_ENDED))
-        .order_by(_run.c.id.desc())
+        select(ended.c.id)
+        .where(ended.c.job == _job.c.name, ended.c.state.in_(_ENDED))
+        .order_by(ended.c.id.desc())
         .limit(1)
+        .correlate(_job)
         .scalar_subquery()
     )
     last = {row.job: _run_of(row) for row in connection.execute(select(_run).join(_job, _run.c.id == newest)).all()}

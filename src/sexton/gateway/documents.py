@@ -1,0 +1,184 @@
+"""The JSON documents of the API: one type per kind of object; `--json` of the command line prints them as they are.
+
+Times are ISO 8601 with an offset, durations and ages are seconds, sizes are bytes.  Keys are only ever added.  Standard
+library only: the command line imports this on every start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+
+class StatusDocument(TypedDict):
+    """The gateway itself."""
+
+    version: str
+    url: str | None
+    pid: int
+    node: str
+    started_at: str
+    uptime: float
+    boundary: str
+    config: str | None
+    data: str
+    servers: Mapping[str, int]  # state -> how many
+    jobs: int
+    jobs_paused: int
+    runs_active: int
+    last_event: int
+
+
+class ServerDocument(TypedDict):
+    """`memory`, `pids` and `calls` are sums over its processes; `waiting` are holders that have none yet."""
+
+    name: str
+    state: str
+    sharing: str
+    transport: str
+    holders: Sequence[str]
+    waiting: Sequence[str]
+    pids: Sequence[int]
+    memory: int | None
+    age: float | None
+    calls: int
+    tools: int | None
+    breaker: str
+    last_error: str | None
+    warnings: Sequence[str]
+
+
+class ToolDocument(TypedDict):
+    name: str
+    title: str | None
+    description: str | None
+    input_schema: Mapping[str, Any]
+
+
+class CheckDocument(TypedDict):
+    """What came of starting a server and asking for its tools."""
+
+    server: str
+    ok: bool
+    seconds: float
+    was_running: bool
+    protocol_version: str | None
+    server_info: str | None
+    tools: int
+    warnings: Sequence[str]
+    error: str | None
+    hint: str | None
+
+
+class CallDocument(TypedDict):
+    """What a tool answered; `is_error` is the tool's own verdict."""
+
+    server: str
+    tool: str
+    is_error: bool
+    text: str
+    content: Sequence[Mapping[str, Any]]
+    structured_content: Any
+    seconds: float
+
+
+class JobDocument(TypedDict):
+    name: str
+    schedule: Mapping[str, Any] | None  # {"every": seconds} | {"cron": expression} | {"at": time}
+    timezone: str
+    jitter: float
+    action: Mapping[str, Any]
+    overlap: str
+    catch_up: str
+    catch_up_window: float
+    retries: int
+    retry_backoff: float
+    timeout: float | None
+    idle_timeout: float | None
+    priority: int
+    concurrency: int
+    resources: Sequence[str]
+    on_interrupted: str
+    paused: bool
+    origin: str
+    deliver: Sequence[str]
+    next_run: str | None
+    active_runs: Sequence[RunDocument]
+    last_run: RunDocument | None
+
+
+class NextDocument(TypedDict):
+    """The coming start times, in UTC."""
+
+    job: str
+    timezone: str
+    paused: bool
+    times: Sequence[str]
+
+
+class RunDocument(TypedDict):
+    """`output` is the beginning; the whole of it is at `/runs/{id}/output`.  A row may cover `count` slots."""
+
+    id: str
+    job: str
+    slot: str | None
+    slot_end: str | None
+    count: int
+    attempt: int
+    state: str
+    reason: str | None
+    trigger: str
+    created_at: str
+    started_at: str | None
+    ended_at: str | None
+    seconds: float | None
+    output: str | None
+    error: str | None
+    details: Mapping[str, Any]
+    node: str | None
+
+
+class LogLineDocument(TypedDict):
+    at: str
+    text: str
+
+
+class RunRecordDocument(TypedDict):
+    """A run with everything that was kept of it."""
+
+    run: RunDocument
+    output: str | None
+    log: Sequence[LogLineDocument]
+
+
+class TreeDocument(TypedDict):
+    """One process tree; `holders` are those who use its server at this moment."""
+
+    id: str
+    name: str
+    owner: str
+    state: str
+    boundary: str
+    holders: Sequence[str]
+    leader_pid: int | None
+    keeper_pid: int | None
+    pids: Sequence[int]
+    memory: int | None
+    age: float
+    started_at: str
+    reason: str | None
+    stuck: Sequence[Mapping[str, Any]]  # pid, why
+    external: Any
+
+
+class ProcessesDocument(TypedDict):
+    boundary: str
+    trees: Sequence[TreeDocument]
+
+
+class EventDocument(TypedDict):
+    id: int
+    at: str
+    kind: str
+    subject: str
+    data: Mapping[str, Any]

@@ -1,0 +1,16 @@
+"""The HTTP API under `/api/v1`, on a loopback address.
+
+Owns the routes (`app.py`, one table), who may call them (`auth.py`), the form of documents and errors, and the server.
+Promises: no answer without the token; every error is a problem document; a client that goes away ends its own call and
+nobody else's; closing the server waits for nobody for ever.
+"""
+
+from __future__ import annotations
+
+from sexton.gateway.http.app import create_app
+from sexton.gateway.http.auth import Gate, load_token
+from sexton.gateway.http.calls import call_document
+from sexton.gateway.http.parts import Gateway
+from sexton.gateway.http.server import serve_http
+
+__all__ = ["Gate", "Gateway", "call_document", "create_app", "load_token", "serve_http"]

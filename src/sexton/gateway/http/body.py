@@ -1,0 +1,112 @@
+"""The body of a request: bounded, JSON, and of the shape that the route asks for."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import Request
+
+from sexton.gateway.http.problem import Problem, bad_request
+
+MAX_BODY_BYTES = 16 * 1024 * 1024
+
+_Body = TypeVar("_Body", bound="RequestBody")
+
+
+class RequestBody(BaseModel):
+    """A request's JSON object.  A key that it does not know is an error, for a misspelt option must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+async def read_body(request: Request, shape: type[_Body], *, limit: int = MAX_BODY_BYTES) -> _Body:
+    """Read and check the whole body; an empty one counts as `{}`.
+
+    Raises `Problem`: 413 over the limit (in bytes), 415 if it is declared to be something else, 400 if it is not
+    JSON or not of that shape (all faults at once, each with a JSON pointer).
+    """
+    _expect_json(request)
+    document = _parse(await _read_bounded(request, limit))
+    try:
+        return shape.model_validate(document)
+    except ValidationError as error:
+        raise _shape_problem(error, shape) from error
+
+
+def _expect_json(request: Request) -> None:
+    declared = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if declared != "application/json":
+        raise Problem(
+            status=415,
+            kind="unsupported-media-type",
+            what=f"The body is declared as {declared!r}; send application/json.",
+        )
+
+
+async def _read_bounded(request: Request, limit: int) -> bytes:
+    declared = request.headers.get("content-length", "0")
+    body = bytearray()
+    if declared.isdecimal() and int(declared) > limit:
+        _refuse_size(limit)
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            _refuse_size(limit)
+    return bytes(body)
+
+
+def _refuse_size(limit: int) -> NoReturn:
+    raise Problem(
+        status=413,
+        kind="too-large",
+        what=f"The body is larger than {limit} bytes; it was not read.",
+        headers={"connection": "close"},
+    )
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return json.loads(body or b"{}", parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise bad_request(f"The body is not JSON: {error.msg} ({place}).") from error
+    except (UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise bad_request(f"The body is not JSON that can be read: {error}.") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _shape_problem(error: ValidationError, shape: type[BaseModel]) -> Problem:
+    faults = [{"pointer": _pointer(fault["loc"]), "detail": _fault(fault, shape)} for fault in error.errors()]
+    text = "; ".join(f"{fault['pointer'] or 'the body'}: {fault['detail']}" for fault in faults)
+    return bad_request(f"The request is not right: {text}.", more={"errors": faults})
+
+
+def _fault(fault: Any, shape: type[BaseModel]) -> str:
+    if fault["type"] == "extra_forbidden":
+        return "unknown key" + _suggestion(str(fault["loc"][-1]), shape.model_fields)
+    return str(fault["msg"]).removeprefix("Value error, ").rstrip(".")
+
+
+def _suggestion(key: str, known: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def _pointer(location: Iterable[str | int]) -> str:
+    """A JSON pointer (RFC 6901)."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+
+
+def read_count(request: Request, name: str, *, default: int, most: int) -> int:
+    """A whole number from 1 to `most` in the query."""
+    said = request.query_params.get(name, str(default))
+    if not (said.isascii() and said.isdecimal() and 1 <= int(said[:9]) <= most):
+        raise bad_request(f"The query parameter {name} must be a whole number from 1 to {most}, not {said!r}.")
+    return int(said)

@@ -1,0 +1,104 @@
+"""The journal as server-sent events (WHATWG HTML, section 9.2).
+
+Each event carries the journal's id, so a client that lost its connection sends `Last-Event-ID` and misses nothing that
+the journal still has; where it has it no longer, the journal's `journal.gap` event says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import final
+
+import anyio
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from sexton.gateway.http.disconnect import cancel_when_gone, cancel_when_set
+from sexton.gateway.http.parts import Gateway
+from sexton.gateway.http.problem import bad_request
+from sexton.journal import GAP, Event
+
+KEEP_ALIVE = 15.0  # a comment this often keeps proxies content and finds out clients that went away
+SEND_SECONDS = 30.0  # a client that takes nothing for so long is dropped; it can resume by the id
+_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
+
+async def stream_events(gateway: Gateway, request: Request) -> Response:
+    """Follow the journal: from now on, or from after the id in `Last-Event-ID` (header) or `after` (query; 0 is all).
+
+    `kind` (query, may be repeated) keeps the kinds that begin with it; `subject` (query) keeps those of one subject.
+    """
+    kinds = tuple(request.query_params.getlist("kind"))
+    subject = request.query_params.get("subject")
+
+    def is_wanted(event: Event) -> bool:
+        return (not kinds or event.kind.startswith(kinds) or event.kind == GAP) and subject in (None, event.subject)
+
+    return EventStream(gateway, after=_resume_point(request), is_wanted=is_wanted)
+
+
+def event_frame(event: Event) -> bytes:
+    """One event as it stands on the wire.  JSON escapes line ends, so the data is always one line."""
+    document = json.dumps(event.as_json(), ensure_ascii=False, default=str)
+    return f"id: {event.id}\nevent: {event.kind}\ndata: {document}\n\n".encode("utf-8", "replace")
+
+
+def _resume_point(request: Request) -> int | None:
+    said = request.headers.get("last-event-id") or request.query_params.get("after")
+    if not said:
+        return None
+    if not (said.isascii() and said.isdecimal()):
+        raise bad_request(f"The place to go on from must be the id of an event, a whole number, not {said!r}.")
+    return int(said)
+
+
+class EventStream(Response):
+    """A response that ends when the client goes away or the server closes, never by itself."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, gateway: Gateway, *, after: int | None, is_wanted: Callable[[Event], bool]) -> None:
+        super().__init__(headers=_HEADERS)
+        del self.headers["content-length"]
+        self._gateway = gateway
+        self._after = after
+        self._is_wanted = is_wanted
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async with anyio.create_task_group() as tasks:
+            line = _Line(send, tasks.cancel_scope)
+            tasks.start_soon(self._send_events, line)
+            tasks.start_soon(self._send_comments, line)
+            tasks.start_soon(cancel_when_set, self._gateway.closing, tasks.cancel_scope)
+            tasks.start_soon(cancel_when_gone, receive, tasks.cancel_scope)
+        if self._gateway.closing.is_set():
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_events(self, line: _Line) -> None:
+        await line.write(b"retry: 1000\n\n")
+        async for event in self._gateway.journal.subscribe(self._after):
+            if self._is_wanted(event):
+                await line.write(event_frame(event))
+
+    async def _send_comments(self, line: _Line) -> None:
+        while True:
+            await anyio.sleep(KEEP_ALIVE)
+            await line.write(b": still here\n\n")
+
+
+@final
+class _Line:
+    """The connection to one client; gives up on one that takes nothing."""
+
+    def __init__(self, send: Send, scope: anyio.CancelScope) -> None:
+        self._send = send
+        self._scope = scope
+
+    async def write(self, frame: bytes) -> None:
+        with anyio.move_on_after(SEND_SECONDS) as bound:
+            await self._send({"type": "http.response.body", "body": frame, "more_body": True})
+        if bound.cancelled_caught:
+            self._scope.cancel()

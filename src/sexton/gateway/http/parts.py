@@ -1,0 +1,193 @@
+"""What the ways in need of the rest of the gateway, as protocols: the daemon hands the real parts over."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import anyio
+
+from sexton.clock import Clock
+from sexton.gateway.record_documents import Record
+from sexton.journal import Journal
+from sexton.scheduler import Scheduler
+
+
+class Tool(Protocol):
+    """One tool of a server, under the server's own name for it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str | None: ...
+    @property
+    def description(self) -> str | None: ...
+    @property
+    def input_schema(self) -> Mapping[str, Any]: ...
+
+
+class ToolResult(Protocol):
+    """What a tool answered."""
+
+    @property
+    def content(self) -> Sequence[Any]: ...
+    @property
+    def structured_content(self) -> Any: ...
+    @property
+    def is_error(self) -> bool: ...
+
+
+class Lease(Protocol):
+    """The right to use one server."""
+
+    async def call_tool(
+        self, name: str, arguments: Mapping[str, Any], *, timeout: float | None = None
+    ) -> ToolResult: ...
+
+
+class TreeStatus(Protocol):
+    """One process tree of this gateway."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def owner(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def boundary(self) -> str: ...
+    @property
+    def leader_pid(self) -> int | None: ...
+    @property
+    def keeper_pid(self) -> int | None: ...
+    @property
+    def pids(self) -> Sequence[int]: ...
+    @property
+    def memory_bytes(self) -> int | None: ...
+    @property
+    def started_at(self) -> datetime: ...
+    @property
+    def reason(self) -> str | None: ...
+    @property
+    def stuck(self) -> object: ...
+    @property
+    def external(self) -> object: ...
+
+
+class ServerProcess(Protocol):
+    """One process of a server."""
+
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def holders(self) -> Sequence[str]: ...
+
+
+class ServerStatus(Protocol):
+    """How one configured server is doing; `memory` in bytes, `age` in seconds."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def sharing(self) -> str: ...
+    @property
+    def holders(self) -> Sequence[str]: ...
+    @property
+    def pids(self) -> Sequence[int]: ...
+    @property
+    def memory(self) -> int | None: ...
+    @property
+    def age(self) -> float | None: ...
+    @property
+    def calls(self) -> int: ...
+    @property
+    def breaker(self) -> str: ...
+    @property
+    def last_error(self) -> str | None: ...
+    @property
+    def transport(self) -> str: ...
+    @property
+    def waiting(self) -> Sequence[str]: ...
+    @property
+    def tools(self) -> int | None: ...
+    @property
+    def warnings(self) -> Sequence[str]: ...
+    @property
+    def processes(self) -> Sequence[ServerProcess]: ...
+
+
+class CheckReport(Protocol):
+    """What came of using a server for a moment; `seconds` until its tools were known."""
+
+    @property
+    def server(self) -> str: ...
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def was_running(self) -> bool: ...
+    @property
+    def protocol_version(self) -> str | None: ...
+    @property
+    def server_info(self) -> str | None: ...
+    @property
+    def tools(self) -> Sequence[Tool]: ...
+    @property
+    def warnings(self) -> Sequence[str]: ...
+    @property
+    def error(self) -> str | None: ...
+    @property
+    def hint(self) -> str | None: ...
+
+
+class Containment(Protocol):
+    """The process trees."""
+
+    @property
+    def boundary(self) -> str: ...
+    def trees(self) -> Sequence[TreeStatus]: ...
+    async def sweep(self, *, include_active: bool = False) -> object: ...
+
+
+class Pool(Protocol):
+    """The MCP servers."""
+
+    def status(self) -> Sequence[ServerStatus]: ...
+    def lease(self, server: str, *, holder: str) -> AbstractAsyncContextManager[Lease]: ...
+    async def tools(self, server: str) -> Sequence[Tool]: ...
+    async def check(self, server: str) -> CheckReport: ...
+    async def restart(self, server: str) -> object: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """The parts behind the ways in.
+
+    `examine` is containment's doctor and `orphans` its list of trees that nobody keeps any more, both for this data
+    folder.  `node` is this gateway's name.
+    """
+
+    pool: Pool
+    scheduler: Scheduler
+    containment: Containment
+    journal: Journal
+    clock: Clock
+    examine: Callable[[], Awaitable[object]]
+    orphans: Callable[[], Sequence[Record]]
+    started_at: datetime
+    node: str
+    data_dir: Path
+    config_path: Path | None = None
+    closing: anyio.Event = field(default_factory=anyio.Event)
+    """Set when the server begins to close: streams without end stop."""
+    cutting_off: anyio.Event = field(default_factory=anyio.Event)
+    """Set when calls that still run have had their time: they are cancelled."""

@@ -1,0 +1,104 @@
+"""Errors as problem details for HTTP (RFC 9457).
+
+Every answer with a status of 400 or more is `application/problem+json`:
+`type` (a stable name of the kind of problem), `title`, `status`, `detail`
+(what happened, in sentences) and, where there is a next step, `hint`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import http.client
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sexton.errors import SextonError, UsageError
+
+_log = logging.getLogger(__name__)
+
+
+class Problem(SextonError):
+    """An error with its HTTP status and the stable name of its kind; `more` are further members of the document."""
+
+    def __init__(
+        self,
+        *,
+        status: int,
+        kind: str,
+        what: str,
+        hint: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(what, hint=hint)
+        self.status = status
+        self.kind = kind
+        self.headers = dict(headers or {})
+        self.more = dict(more or {})
+
+    def response(self) -> Response:
+        document = {
+            "type": f"urn:sexton:problem:{self.kind}",
+            "title": http.client.responses.get(self.status, "Refused"),
+            "status": self.status,
+            "detail": self.what,
+            **({"hint": self.hint} if self.hint else {}),
+            **self.more,
+        }
+        body = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
+        return Response(body, self.status, self.headers, media_type="application/problem+json")
+
+
+def not_found(noun: str, name: str, known: Iterable[str], *, listing: str) -> Problem:
+    """There is no such thing; names the nearest one that there is.  `listing` is the command that shows them all."""
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return Problem(
+        status=404,
+        kind="not-found",
+        what=f"There is no {noun} {name!r}.",
+        hint=f"did you mean {nearest[0]!r}?  All of them: {listing}" if nearest else f"see them all with: {listing}",
+        more={"nearest": nearest[0]} if nearest else {},
+    )
+
+
+def bad_request(what: str, *, hint: str | None = None, more: Mapping[str, Any] | None = None) -> Problem:
+    return Problem(status=400, kind="bad-request", what=what, hint=hint, more=more)
+
+
+def problem_of(error: SextonError) -> Problem:
+    """The problem that tells of an error which a part of the gateway raised."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, UsageError):
+        return bad_request(error.what, hint=error.hint)
+    return Problem(status=502, kind="failed", what=error.what, hint=error.hint)
+
+
+async def answer_sexton_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, SextonError)
+    return problem_of(error).response()
+
+
+async def answer_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals: no such route, no such method."""
+    assert isinstance(error, HTTPException)
+    kind = {404: "no-such-route", 405: "method-not-allowed"}.get(error.status_code, "refused")
+    what = f"{request.method} {request.url.path}: {error.detail}."
+    return Problem(status=error.status_code, kind=kind, what=what, headers=error.headers).response()
+
+
+async def answer_defect(request: Request, error: Exception) -> Response:
+    """The outermost edge of a request: a defect of ours, told without its insides and logged with its traceback."""
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return Problem(
+        status=500,
+        kind="defect",
+        what=f"The gateway met an error of its own ({type(error).__name__}); the request was not finished.",
+        hint="the traceback is in the gateway's log; please report it",
+    ).response()
