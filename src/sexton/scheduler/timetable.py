@@ -14,6 +14,7 @@ Every function takes and returns aware datetimes; results are in UTC.
 from __future__ import annotations
 
 import hashlib
+import re
 import zoneinfo
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ CRON_HINT = "write minute, hour, day of month, month and day of week, for exampl
 SECOND = timedelta(seconds=1)
 MICROSECOND = timedelta(microseconds=1)
 COUNT_UP_TO = 10_000
+LONGEST_INTERVAL = 100 * 366 * 86_400.0
+# cronsim 2.8 takes `5-5/2` for `5/2`, which is every second number from 5.
+_RANGE_OF_ONE = re.compile(r"(?<!\w)(\w+)-\1/\d+(?!\w)", re.IGNORECASE)
 
 
 def check(schedule: Schedule, timezone: str) -> None:
@@ -142,10 +146,10 @@ def next_starts(job: Job, *, after: datetime, count: int) -> tuple[datetime, ...
 
 
 def expand(expression: str) -> str:
-    """A nickname's five fields; any other expression as it is.  Raises `UsageError` for an unknown nickname."""
+    """The fields that cronsim is given.  Raises `UsageError` for an unknown nickname."""
     text = expression.strip()
     if not text.startswith("@"):
-        return text
+        return _RANGE_OF_ONE.sub(r"\1", text)
     try:
         return NICKNAMES[text.lower()]
     except KeyError:
@@ -163,8 +167,10 @@ def _check_cron(schedule: Cron) -> None:
 
 
 def _check_every(schedule: Every) -> None:
-    if not 1 <= schedule.seconds < float("inf"):
+    if not schedule.seconds >= 1:  # Not a number is less than nothing, too.
         raise UsageError(f"An interval of {schedule.seconds:g} s is too short.", hint="use an interval of 1 s or more")
+    if schedule.seconds > LONGEST_INTERVAL:
+        raise UsageError(f"An interval of {schedule.seconds:g} s is too long.", hint="use a hundred years or less")
     if schedule.anchor is not None:
         _check_aware(schedule.anchor)
 
