@@ -22,6 +22,12 @@ HAVANA = "America/Havana"  # gap 2026-03-08 00:00 to 01:00, fold 2026-11-01 01:0
 TROLL = "Antarctica/Troll"  # gap 2026-03-29 01:00 to 03:00, fold 2026-10-25 03:00 to 01:00
 ZONES = (AMSTERDAM, LORD_HOWE, SANTIAGO, HAVANA, TROLL, "America/New_York", "Africa/Casablanca", "Asia/Beirut", "UTC")
 
+EVEN_HALVES_IN_A_GAP = " ".join([f"{hour:02}:30+0{1 + (hour > 2)}00" for hour in range(0, 24, 2) if hour != 2])
+HOURS_IN_A_GAP = " ".join([f"{hour:02}:00+0{1 + (hour > 2)}00" for hour in range(24) if hour != 2])
+QUARTERS_IN_A_FOLD = " ".join(
+    [f"{hour:02}:15+0200" for hour in (0, 1, 2)] + [f"{hour:02}:15+0100" for hour in range(2, 24)]
+)
+
 
 def starts(expression: str, timezone: str, day: str, *, days: int = 1) -> list[str]:
     """Local times, with offset, of the slots of `days` local days."""
@@ -36,44 +42,44 @@ def starts(expression: str, timezone: str, day: str, *, days: int = 1) -> list[s
     ("timezone", "day", "expression", "expected"),
     [
         # In a gap, a job with a fixed time runs at the gap's end.
-        (AMSTERDAM, "2026-03-29", "30 2 * * *", ["03:00+0200"]),
-        (AMSTERDAM, "2026-03-29", "0 2 * * *", ["03:00+0200"]),
-        (AMSTERDAM, "2026-03-29", "0,30 2 * * *", ["03:00+0200"]),
-        (AMSTERDAM, "2026-03-29", "30 1-3 * * *", ["01:30+0100", "03:00+0200", "03:30+0200"]),
-        (AMSTERDAM, "2026-03-29", "15 2,3 * * sun", ["03:00+0200", "03:15+0200"]),
-        (AMSTERDAM, "2026-03-29", "0 30 2 * * *", ["03:00+0200"]),
-        (AMSTERDAM, "2026-03-29", "0 3 * * *", ["03:00+0200"]),
+        (AMSTERDAM, "2026-03-29", "30 2 * * *", "03:00+0200"),
+        (AMSTERDAM, "2026-03-29", "0 2 * * *", "03:00+0200"),
+        (AMSTERDAM, "2026-03-29", "0,30 2 * * *", "03:00+0200"),
+        (AMSTERDAM, "2026-03-29", "30 1-3 * * *", "01:30+0100 03:00+0200 03:30+0200"),
+        (AMSTERDAM, "2026-03-29", "15 2,3 * * sun", "03:00+0200 03:15+0200"),
+        (AMSTERDAM, "2026-03-29", "0 30 2 * * *", "03:00+0200"),
+        (AMSTERDAM, "2026-03-29", "0 3 * * *", "03:00+0200"),
         # A wildcard runs when the clock on the wall matches, and 02:xx never shows on it.
-        (AMSTERDAM, "2026-03-29", "*/30 2 * * *", []),
-        (AMSTERDAM, "2026-03-29", "30 */2 29 3 *", [f"{hour:02}:30+0{1 + (hour > 2)}00" for hour in range(0, 24, 2) if hour != 2]),
-        (AMSTERDAM, "2026-03-29", "@hourly", [f"{hour:02}:00+0{1 + (hour > 2)}00" for hour in range(24) if hour != 2]),
+        (AMSTERDAM, "2026-03-29", "*/30 2 * * *", ""),
+        (AMSTERDAM, "2026-03-29", "30 */2 29 3 *", EVEN_HALVES_IN_A_GAP),
+        (AMSTERDAM, "2026-03-29", "@hourly", HOURS_IN_A_GAP),
         # In a fold, a job with a fixed time runs in the first pass only, a wildcard in both.
-        (AMSTERDAM, "2026-10-25", "30 2 * * *", ["02:30+0200"]),
-        (AMSTERDAM, "2026-10-25", "0 3 * * *", ["03:00+0100"]),
-        (AMSTERDAM, "2026-10-25", "0,59 1-3 * * *", ["01:00+0200", "01:59+0200", "02:00+0200", "02:59+0200", "03:00+0100", "03:59+0100"]),
-        (AMSTERDAM, "2026-10-25", "*/30 2 * * *", ["02:00+0200", "02:30+0200", "02:00+0100", "02:30+0100"]),
-        (AMSTERDAM, "2026-10-25", "15 * 25 10 *", [f"{hour:02}:15+0200" for hour in (0, 1, 2)] + [f"{hour:02}:15+0100" for hour in range(2, 24)]),
-        (AMSTERDAM, "2026-10-25", "@daily", ["00:00+0200"]),
+        (AMSTERDAM, "2026-10-25", "30 2 * * *", "02:30+0200"),
+        (AMSTERDAM, "2026-10-25", "0 3 * * *", "03:00+0100"),
+        (AMSTERDAM, "2026-10-25", "0,59 2-3 * * *", "02:00+0200 02:59+0200 03:00+0100 03:59+0100"),
+        (AMSTERDAM, "2026-10-25", "*/30 2 * * *", "02:00+0200 02:30+0200 02:00+0100 02:30+0100"),
+        (AMSTERDAM, "2026-10-25", "15 * 25 10 *", QUARTERS_IN_A_FOLD),
+        (AMSTERDAM, "2026-10-25", "@daily", "00:00+0200"),
         # Half an hour.
-        (LORD_HOWE, "2026-10-04", "10 2 * * *", ["02:30+1100"]),
-        (LORD_HOWE, "2026-10-04", "*/15 2-3 * * *", ["02:30+1100", "02:45+1100", "03:00+1100", "03:15+1100", "03:30+1100", "03:45+1100"]),
-        (LORD_HOWE, "2026-04-05", "45 1 * * *", ["01:45+1100"]),
-        (LORD_HOWE, "2026-04-05", "*/20 1 * * *", ["01:00+1100", "01:20+1100", "01:40+1100", "01:40+1030"]),
+        (LORD_HOWE, "2026-10-04", "10 2 * * *", "02:30+1100"),
+        (LORD_HOWE, "2026-10-04", "*/20 2-3 * * *", "02:40+1100 03:00+1100 03:20+1100 03:40+1100"),
+        (LORD_HOWE, "2026-04-05", "45 1 * * *", "01:45+1100"),
+        (LORD_HOWE, "2026-04-05", "*/20 1 * * *", "01:00+1100 01:20+1100 01:40+1100 01:40+1030"),
         # At midnight.
-        (SANTIAGO, "2026-09-06", "@daily", ["01:00-0300"]),
-        (SANTIAGO, "2026-09-06", "*/30 0 * * *", []),
-        (SANTIAGO, "2026-04-04", "30 23 * * *", ["23:30-0300"]),
-        (SANTIAGO, "2026-04-04", "*/30 23 * * *", ["23:00-0300", "23:30-0300", "23:00-0400", "23:30-0400"]),
-        (HAVANA, "2026-03-08", "30 0 * * *", ["01:00-0400"]),
-        (HAVANA, "2026-11-01", "@midnight", ["00:00-0400"]),
-        (HAVANA, "2026-11-01", "*/30 0 * * *", ["00:00-0400", "00:30-0400", "00:00-0500", "00:30-0500"]),
+        (SANTIAGO, "2026-09-06", "@daily", "01:00-0300"),
+        (SANTIAGO, "2026-09-06", "*/30 0 * * *", ""),
+        (SANTIAGO, "2026-04-04", "30 23 * * *", "23:30-0300"),
+        (SANTIAGO, "2026-04-04", "*/30 23 * * *", "23:00-0300 23:30-0300 23:00-0400 23:30-0400"),
+        (HAVANA, "2026-03-08", "30 0 * * *", "01:00-0400"),
+        (HAVANA, "2026-11-01", "@midnight", "00:00-0400"),
+        (HAVANA, "2026-11-01", "*/30 0 * * *", "00:00-0400 00:30-0400 00:00-0500 00:30-0500"),
         # Two hours.
-        (TROLL, "2026-03-29", "30 1,2 * * *", ["03:00+0200"]),
-        (TROLL, "2026-10-25", "30 1-3 * * *", ["01:30+0200", "02:30+0200", "03:30+0000"]),
+        (TROLL, "2026-03-29", "30 1,2 * * *", "03:00+0200"),
+        (TROLL, "2026-10-25", "30 1-3 * * *", "01:30+0200 02:30+0200 03:30+0000"),
     ],
 )  # fmt: skip
-def test_cron_across_a_change_of_the_clocks(timezone: str, day: str, expression: str, expected: list[str]) -> None:
-    assert starts(expression, timezone, day) == expected
+def test_cron_across_a_change_of_the_clocks(timezone: str, day: str, expression: str, expected: str) -> None:
+    assert starts(expression, timezone, day) == expected.split()
 
 
 @st.composite
@@ -102,7 +108,7 @@ CHANGES = {zone: debian_cron.changes_of(ZoneInfo(zone), 2026) or [datetime(2026,
 @settings(max_examples=100, deadline=None)
 @given(data=st.data(), expression=expressions(), timezone=st.sampled_from(ZONES))
 def test_cron_does_what_debian_does(data: st.DataObject, expression: str, timezone: str) -> None:
-    """From any minute around a change of the clocks.  (cron's own memory begins when it is started.)"""
+    """From any minute around a change of the clocks; cron has been running since before it."""
     change = data.draw(st.sampled_from(CHANGES[timezone]))
     after = change - timedelta(minutes=data.draw(st.integers(0, 1500)))
     until = change + timedelta(hours=30)
@@ -110,7 +116,8 @@ def test_cron_does_what_debian_does(data: st.DataObject, expression: str, timezo
     found = list(
         takewhile(lambda slot: slot <= until, timetable.slots(Cron(expression=expression), timezone, after=after))
     )
-    assert found == debian_cron.runs(expression, zone, after=after, until=until)
+    reference = debian_cron.runs(expression, zone, after=change - timedelta(minutes=1500), until=until)
+    assert found == [slot for slot in reference if slot > after]
 
 
 @settings(max_examples=60, deadline=None)
@@ -186,7 +193,9 @@ def test_a_schedule_that_cannot_be_meant_is_refused(schedule: Schedule, timezone
         timetable.check(schedule, timezone)
 
 
-instants = st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1)).map(lambda time: time.replace(tzinfo=UTC))
+instants = st.integers(0, 20 * 365 * 86_400_000).map(
+    lambda ms: datetime(2020, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)
+)
 
 
 @given(seconds=st.floats(1, 1e6), after=instants)

@@ -32,8 +32,9 @@ from sexton.scheduler.job import (
     UnknownRun,
 )
 from sexton.scheduler.job_document import check_job, from_document, to_document
+from sexton.scheduler.job_rows import JobChanges
 from sexton.scheduler.run_states import RunState
-from sexton.scheduler.run_store import JobChanges, RunStore
+from sexton.scheduler.run_store import RunStore
 from sexton.scheduler.timetable import next_starts
 
 __all__ = [

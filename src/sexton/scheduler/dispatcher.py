@@ -19,9 +19,12 @@ from sexton.scheduler import timetable
 from sexton.scheduler.alarm import Alarm
 from sexton.scheduler.gateways import BEAT_EVERY, Beats, is_gone, this_gateway
 from sexton.scheduler.job import Job, JobStatus, Limits, Origin, Perform, Run, RunRecord
+from sexton.scheduler.job_rows import JobChanges
+from sexton.scheduler.rows import RunEnd, Settled
 from sexton.scheduler.run_states import RunState
-from sexton.scheduler.run_store import Claim, JobChanges, RunEnd, RunStore, Settled
+from sexton.scheduler.run_store import RunStore
 from sexton.scheduler.run_task import ENDS_WITHIN, LOST, SHUTDOWN, RunTask, cancelled
+from sexton.scheduler.tick import Claim
 
 LOG = logging.getLogger(__name__)
 # Never sleep longer than this, so that a clock that jumps and a machine that was asleep are noticed.

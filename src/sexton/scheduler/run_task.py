@@ -13,8 +13,9 @@ import anyio
 
 from sexton.clock import Clock
 from sexton.scheduler.job import LogLine, Outcome, Perform, RunContext, RunFailed
+from sexton.scheduler.rows import RunEnd
 from sexton.scheduler.run_states import RunState
-from sexton.scheduler.run_store import Claim, RunEnd
+from sexton.scheduler.tick import Claim
 
 LOG = logging.getLogger(__name__)
 # A run that was told to end and has not after this many seconds is reported, and again after each further one.

@@ -39,7 +39,7 @@ def plan_slots(job: Job, *, first: datetime, now: datetime) -> SlotPlan:
     missed_until = chosen[0] - MICROSECOND if chosen else last
     following = timetable.next_slot(job.schedule, job.timezone, after=last)
     return SlotPlan(
-        due=tuple(Due(slot=slot, trigger=_trigger(job, slot, now)) for slot in chosen),
+        due=tuple(Due(slot=slot, trigger=_trigger(job, chosen, now)) for slot in chosen),
         missed=timetable.stretch(job.schedule, job.timezone, first=first, until=missed_until),
         next_slot=following,
         next_start=start_of(job, following),
@@ -82,5 +82,7 @@ def _chosen(job: Job, schedule: Schedule, first: datetime, last: datetime, now: 
             return [last] if on_time or in_window else []
 
 
-def _trigger(job: Job, slot: datetime, now: datetime) -> Trigger:
-    return Trigger.SCHEDULE if lateness(job, slot, now) <= ON_TIME else Trigger.CATCH_UP
+def _trigger(job: Job, chosen: list[datetime], now: datetime) -> Trigger:
+    """Several at once are caught up together, the last included, so that it waits for the others and is not skipped."""
+    on_time = len(chosen) == 1 and lateness(job, chosen[0], now) <= ON_TIME
+    return Trigger.SCHEDULE if on_time else Trigger.CATCH_UP

@@ -1,0 +1,208 @@
+"""Transactions on the table of jobs: added, changed, removed, paused."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from sexton import database as tables
+from sexton.errors import UsageError
+from sexton.scheduler import timetable
+from sexton.scheduler.job import Job, JobStatus, Origin, Run
+from sexton.scheduler.job_document import from_document, to_document
+from sexton.scheduler.rows import RunEnd, add_runs, job_of, row_of, run_of, stretch_run, unknown_job, write_end
+from sexton.scheduler.run_states import ACTIVE, ENDED, RunState
+from sexton.scheduler.slot_plan import start_of
+
+# Debian cron's rule (cron(8)): a clock that is set back by more than this was corrected; by less, slots are not redone.
+CORRECTION = timedelta(hours=3)
+_job = tables.job
+_run = tables.run
+_ACTIVE = tuple(str(state) for state in ACTIVE)
+_ENDED = tuple(str(state) for state in ENDED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobChanges:
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    cancelled: tuple[Run, ...] = ()
+
+
+def put_job(connection: Connection, *, job: Job, now: datetime) -> JobChanges:
+    row = connection.execute(select(_job).where(_job.c.name == job.name).with_for_update()).one_or_none()
+    if row is None:
+        _insert_job(connection, job, now)
+        return JobChanges(added=(job.name,))
+    if Origin(row.origin) is not job.origin:
+        raise _wrong_origin(job.name, Origin(row.origin))
+    return JobChanges(changed=(job.name,)) if _change_job(connection, row, job, now) else JobChanges()
+
+
+def remove_job(connection: Connection, *, name: str, now: datetime) -> JobChanges:
+    origin = connection.execute(select(_job.c.origin).where(_job.c.name == name)).scalar()
+    if origin == str(Origin.CONFIG):
+        raise UsageError(f"Job '{name}' stands in the config file.", hint="remove it there, or pause it")
+    return remove_jobs(connection, names=[name], now=now)
+
+
+def _wrong_origin(name: str, origin: Origin) -> UsageError:
+    if origin is Origin.CONFIG:
+        return UsageError(f"Job '{name}' stands in the config file.", hint="change it there, or choose another name")
+    return UsageError(
+        f"Job '{name}' was added at run time and cannot stand in the config file too.",
+        hint=f"rename one of them, or run: sexton jobs remove {name}",
+    )
+
+
+def _insert_job(connection: Connection, job: Job, now: datetime) -> None:
+    slot = _first_slot(job, now)
+    connection.execute(
+        insert(_job).values(
+            name=job.name,
+            definition=to_document(job),
+            origin=str(job.origin),
+            paused=job.paused,
+            next_slot=slot,
+            next_start=None if job.paused else start_of(job, slot),
+            created_at=now,
+            changed_at=now,
+        )
+    )
+
+
+def _first_slot(job: Job, now: datetime) -> datetime | None:
+    """A one-shot time that has passed already is a slot too: it ends as a row that says what became of it."""
+    if job.schedule is None:
+        return None
+    coming = timetable.next_slot(job.schedule, job.timezone, after=now)
+    return coming or timetable.only_slot(job.schedule)
+
+
+def _change_job(connection: Connection, row: Row[Any], job: Job, now: datetime) -> bool:
+    before = from_document(row.definition)
+    if before == job:
+        return False
+    paused = job.paused if job.paused != before.paused else row.paused
+    same_times = all(getattr(before, name) == getattr(job, name) for name in ("schedule", "timezone"))
+    slot = row.next_slot if same_times else _first_slot(job, now)
+    connection.execute(
+        update(_job)
+        .where(_job.c.name == job.name)
+        .values(
+            definition=to_document(job),
+            paused=paused,
+            next_slot=slot,
+            next_start=None if paused else start_of(job, slot),
+            changed_at=now,
+        )
+    )
+    return True
+
+
+def replace_config_jobs(connection: Connection, *, jobs: Sequence[Job], now: datetime) -> JobChanges:
+    rows = {row.name: row for row in connection.execute(select(_job).with_for_update()).all()}
+    added, changed = [], []
+    for job in jobs:
+        row = rows.get(job.name)
+        if row is None:
+            _insert_job(connection, job, now)
+            added.append(job.name)
+        elif Origin(row.origin) is not Origin.CONFIG:
+            raise _wrong_origin(job.name, Origin(row.origin))
+        elif _change_job(connection, row, job, now):
+            changed.append(job.name)
+    wanted = {job.name for job in jobs}
+    gone = [name for name, row in rows.items() if row.origin == str(Origin.CONFIG) and name not in wanted]
+    removal = remove_jobs(connection, names=gone, now=now)
+    return replace(removal, added=tuple(added), changed=tuple(changed))
+
+
+def remove_jobs(connection: Connection, *, names: Sequence[str], now: datetime) -> JobChanges:
+    """What waits is cancelled; what runs is left to end; the history stays."""
+    rows = connection.execute(select(_job).where(_job.c.name.in_(names)).with_for_update()).all()
+    if missing := set(names) - {row.name for row in rows}:
+        raise unknown_job(connection, missing.pop())
+    ended: list[Run] = []
+    for row in rows:
+        ended += _end_pause(connection, row, now)
+        ended += _cancel_waiting(connection, row.name, "the job was removed", now)
+    connection.execute(delete(_job).where(_job.c.name.in_(names)))
+    return JobChanges(removed=tuple(names), cancelled=tuple(ended))
+
+
+def _cancel_waiting(connection: Connection, job: str, reason: str, now: datetime) -> list[Run]:
+    waiting = select(_run).where(_run.c.job == job, _run.c.state == str(RunState.QUEUED)).with_for_update()
+    end = RunEnd(state=RunState.CANCELLED, at=now, reason=reason)
+    return [write_end(connection, row, end) for row in connection.execute(waiting).all()]
+
+
+def set_paused(connection: Connection, *, name: str, paused: bool, now: datetime) -> tuple[Run, ...] | None:
+    row = connection.execute(select(_job).where(_job.c.name == name).with_for_update()).one_or_none()
+    if row is None:
+        raise unknown_job(connection, name)
+    if row.paused == paused:
+        return None
+    job = job_of(row)
+    skipped = [] if paused else _end_pause(connection, row, now)
+    slot = row.next_slot
+    if skipped and job.schedule is not None:
+        slot = timetable.next_slot(job.schedule, job.timezone, after=now)
+    start = None if paused else start_of(job, slot)
+    values = {"paused": paused, "next_slot": slot, "next_start": start, "changed_at": now}
+    connection.execute(update(_job).where(_job.c.name == name).values(**values))
+    return tuple(skipped)
+
+
+def _end_pause(connection: Connection, row: Row[Any], now: datetime) -> list[Run]:
+    """One row for all slots that came while the job was paused."""
+    job = job_of(row)
+    if not row.paused or row.next_slot is None or job.schedule is None:
+        return []
+    missed = timetable.stretch(job.schedule, job.timezone, first=row.next_slot, until=now)
+    if missed is None:
+        return []
+    run = stretch_run(job, missed, RunState.SKIPPED, "paused", now)
+    add_runs(connection, [row_of(run, priority=job.priority)])
+    return [run]
+
+
+def statuses(connection: Connection) -> tuple[JobStatus, ...]:
+    rows = connection.execute(select(_job).order_by(_job.c.name)).all()
+    active: dict[str, list[Run]] = defaultdict(list)
+    for row in connection.execute(select(_run).where(_run.c.state.in_(_ACTIVE)).order_by(_run.c.id)).all():
+        active[row.job].append(run_of(row))
+    ended = _run.alias("ended")
+    newest = (
+        select(ended.c.id)
+        .where(ended.c.job == _job.c.name, ended.c.state.in_(_ENDED))
+        .order_by(ended.c.id.desc())
+        .limit(1)
+        .correlate(_job)
+        .scalar_subquery()
+    )
+    last = {row.job: run_of(row) for row in connection.execute(select(_run).join(_job, _run.c.id == newest)).all()}
+    return tuple(
+        JobStatus(job=job_of(row), next_at=row.next_start, active=tuple(active[row.name]), last=last.get(row.name))
+        for row in rows
+    )
+
+
+def realign(connection: Connection, *, now: datetime) -> tuple[str, ...]:
+    """A slot that is further away than the schedule's next one by hours comes from a clock that was wrong then."""
+    moved = []
+    for row in connection.execute(select(_job).where(_job.c.next_slot > now + CORRECTION).with_for_update()).all():
+        job = job_of(row)
+        slot = timetable.next_slot(job.schedule, job.timezone, after=now) if job.schedule else None
+        if slot is None or row.next_slot - slot <= CORRECTION:
+            continue
+        start = None if row.paused else start_of(job, slot)
+        connection.execute(update(_job).where(_job.c.name == row.name).values(next_slot=slot, next_start=start))
+        moved.append(row.name)
+    return tuple(moved)

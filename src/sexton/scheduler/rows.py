@@ -1,0 +1,213 @@
+"""Jobs and runs as rows of the database, and the two changes that several transactions share: how a run ends, and
+what takes the place of what."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from sexton import database as tables
+from sexton.journal import JSON
+from sexton.scheduler import timetable
+from sexton.scheduler.admission import retry_delay
+from sexton.scheduler.job import EXCERPT, NOTHING, Job, LogLine, OnInterrupted, Run, Trigger, UnknownJob
+from sexton.scheduler.job_document import from_document
+from sexton.scheduler.run_id import new_run_id
+from sexton.scheduler.run_states import ACTIVE, RunState, check_change
+
+MOST_RERUNS = 3
+_job = tables.job
+_run = tables.run
+_output = tables.run_output
+_ACTIVE = tuple(str(state) for state in ACTIVE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnd:
+    """How a run ended."""
+
+    state: RunState
+    at: datetime
+    reason: str | None = None
+    output: str | None = None
+    error: str | None = None
+    details: Mapping[str, JSON] = field(default_factory=lambda: NOTHING)
+    log: tuple[LogLine, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """A run that has ended, and the one that tries again, if any."""
+
+    run: Run
+    again: Run | None = None
+
+
+def run_of(row: Row[Any]) -> Run:
+    return Run(
+        id=row.id,
+        job=row.job,
+        state=RunState(row.state),
+        trigger=Trigger(row.trigger),
+        slot=row.slot,
+        slot_end=row.slot_end,
+        count=row.slot_count,
+        attempt=row.attempt,
+        reason=row.reason,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        output=row.excerpt,
+        error=row.error,
+        details=row.details,
+        node=row.owner,
+    )
+
+
+def row_of(run: Run, *, priority: int, not_before: datetime | None = None) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "job": run.job,
+        "slot": run.slot,
+        "slot_end": run.slot_end,
+        "slot_count": run.count,
+        "attempt": run.attempt,
+        "state": str(run.state),
+        "trigger": str(run.trigger),
+        "reason": run.reason,
+        "priority": priority,
+        "not_before": not_before or run.created_at,
+        "created_at": run.created_at,
+        "ended_at": run.ended_at,
+        "details": dict(run.details),
+        "fence": 0,
+    }
+
+
+def job_of(row: Row[Any]) -> Job:
+    return replace(from_document(row.definition), paused=row.paused)
+
+
+def add_runs(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    if rows:
+        connection.execute(insert(_run), rows)
+
+
+def end_run(connection: Connection, row: Row[Any], end: RunEnd) -> Settled:
+    run = write_end(connection, row, end)
+    stored = connection.execute(select(_job).where(_job.c.name == run.job)).one_or_none()
+    again = _again(job_of(stored), run, end.at) if stored is not None else None
+    if again is None:
+        return Settled(run=run)
+    follow_up, not_before, priority = again
+    add_runs(connection, [row_of(follow_up, priority=priority, not_before=not_before)])
+    return Settled(run=run, again=follow_up)
+
+
+def _again(job: Job, run: Run, now: datetime) -> tuple[Run, datetime, int] | None:
+    if run.state is RunState.FAILED and run.attempt <= job.retries:
+        reason, not_before = f"attempt {run.attempt} failed", now + retry_delay(job, run.id, run.attempt)
+    elif (
+        run.state is RunState.INTERRUPTED
+        and job.on_interrupted is OnInterrupted.RERUN
+        and run.attempt <= job.retries + MOST_RERUNS
+    ):
+        reason, not_before = f"attempt {run.attempt} was interrupted", now
+    else:
+        return None
+    follow_up = Run(
+        id=new_run_id(now),
+        job=run.job,
+        state=RunState.QUEUED,
+        trigger=Trigger.RETRY,
+        slot=run.slot,
+        attempt=run.attempt + 1,
+        reason=reason,
+        created_at=now,
+    )
+    return follow_up, not_before, job.priority
+
+
+def write_end(connection: Connection, row: Row[Any], end: RunEnd) -> Run:
+    check_change(RunState(row.state), end.state)
+    excerpt = None if end.output is None else end.output[:EXCERPT]
+    values: dict[str, Any] = {
+        "state": str(end.state),
+        "ended_at": end.at,
+        "reason": end.reason or row.reason,
+        "excerpt": excerpt,
+        "error": end.error,
+        "details": {**row.details, **end.details},
+        "fence": row.fence + 1,
+    }
+    connection.execute(update(_run).where(_run.c.id == row.id).values(**values))
+    if end.log or (end.output or "") != (excerpt or ""):
+        log = [[line.at.isoformat(), line.text] for line in end.log]
+        connection.execute(insert(_output).values(run=row.id, output=end.output, log=log))
+    return replace(
+        run_of(row),
+        state=end.state,
+        ended_at=end.at,
+        reason=values["reason"],
+        output=excerpt,
+        error=end.error,
+        details=values["details"],
+    )
+
+
+def stretch_run(job: Job, stretch: timetable.Stretch, state: RunState, reason: str, now: datetime) -> Run:
+    return Run(
+        id=new_run_id(now),
+        job=job.name,
+        state=state,
+        trigger=Trigger.SCHEDULE,
+        slot=stretch.first,
+        slot_end=stretch.last if stretch.count > 1 else None,
+        count=stretch.count,
+        reason=reason,
+        created_at=now,
+        ended_at=now,
+        details={} if stretch.exact else {"count_at_least": True},
+    )
+
+
+def active_by_job(connection: Connection, jobs: Sequence[str]) -> defaultdict[str, list[Row[Any]]]:
+    active: defaultdict[str, list[Row[Any]]] = defaultdict(list)
+    if jobs:
+        statement = select(_run).where(_run.c.job.in_(jobs), _run.c.state.in_(_ACTIVE)).order_by(_run.c.id)
+        for row in connection.execute(statement).all():
+            active[row.job].append(row)
+    return active
+
+
+def replace_active(
+    connection: Connection, active: Iterable[Row[Any]], cancels: dict[str, str], now: datetime
+) -> list[Run]:
+    """Cancel what waits, and leave the wish to cancel with what runs."""
+    reason = "replaced by the next run"
+    ended = []
+    for row in active:
+        if row.state == str(RunState.QUEUED):
+            end = RunEnd(state=RunState.CANCELLED, at=now, reason=reason)
+            ended.append(write_end(connection, row, end))
+        else:
+            connection.execute(update(_run).where(_run.c.id == row.id).values(cancel_reason=reason))
+            cancels[row.id] = reason
+    return ended
+
+
+def job_named(connection: Connection, *, name: str) -> Job:
+    row = connection.execute(select(_job).where(_job.c.name == name)).one_or_none()
+    if row is None:
+        raise unknown_job(connection, name)
+    return job_of(row)
+
+
+def unknown_job(connection: Connection, name: str) -> UnknownJob:
+    known = tuple(connection.execute(select(_job.c.name).order_by(_job.c.name).limit(20)).scalars())
+    return UnknownJob(name, known=known)

@@ -1,0 +1,265 @@
+"""The transaction of a tick: due slots become rows, and waiting runs are claimed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, bindparam, func, or_, select, tuple_, update
+
+from sexton import database as tables
+from sexton.errors import UsageError
+from sexton.scheduler.admission import Room, Verdict, admit, count_resources
+from sexton.scheduler.gateways import Gateway
+from sexton.scheduler.job import Job, Limits, Run, Trigger
+from sexton.scheduler.rows import (
+    RunEnd,
+    active_by_job,
+    add_runs,
+    job_named,
+    job_of,
+    replace_active,
+    row_of,
+    run_of,
+    stretch_run,
+    write_end,
+)
+from sexton.scheduler.run_id import new_run_id
+from sexton.scheduler.run_states import RunState
+from sexton.scheduler.slot_plan import ON_TIME, plan_slots
+
+DUE_AT_ONCE = 500
+WAITING_AT_ONCE = 500
+_job = tables.job
+_run = tables.run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A run that this gateway holds, until it writes its end with the same fence."""
+
+    run: Run
+    job: Job
+    fence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What there is to do: a tick is due at `next_at` (None: nothing in sight); `cancels` are wishes for our runs."""
+
+    next_at: datetime | None
+    cancels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """What one tick did: runs claimed, rows that ended without running, runs to be cancelled in favour of others."""
+
+    claims: tuple[Claim, ...] = ()
+    ended: tuple[Run, ...] = ()
+    cancels: Mapping[str, str] = field(default_factory=dict)
+    next_at: datetime | None = None
+
+
+def look_out(connection: Connection, *, gateway_id: str) -> Outlook:
+    wishes = select(_run.c.id, _run.c.cancel_reason).where(
+        _run.c.state == str(RunState.RUNNING), _run.c.owner == gateway_id, _run.c.cancel_reason.is_not(None)
+    )
+    cancels = {row.id: row.cancel_reason for row in connection.execute(wishes).all()}
+    return Outlook(next_at=_next_at(connection, after=None), cancels=cancels)
+
+
+def _next_at(connection: Connection, *, after: datetime | None) -> datetime | None:
+    """When the next job starts or, after that time, the next waiting run may."""
+    job = select(func.min(_job.c.next_start))
+    waiting = select(func.min(_run.c.not_before)).where(_run.c.state == str(RunState.QUEUED))
+    if after is not None:
+        waiting = waiting.where(_run.c.not_before > after)
+    times = [connection.execute(statement).scalar() for statement in (job, waiting)]
+    return min((time for time in times if time is not None), default=None)
+
+
+def run_tick(
+    connection: Connection, *, gateway: Gateway, now: datetime, limits: Limits, running: tuple[Job, ...]
+) -> Tick:
+    ended, cancels = _plan_due(connection, now)
+    late, claims = _claim(connection, gateway, now, limits, running)
+    return Tick(claims=tuple(claims), ended=(*ended, *late), cancels=cancels, next_at=_next_at(connection, after=now))
+
+
+def _plan_due(connection: Connection, now: datetime) -> tuple[list[Run], dict[str, str]]:
+    due = (
+        select(_job)
+        .where(_job.c.next_start <= now)
+        .order_by(_job.c.next_start)
+        .limit(DUE_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
+    rows = connection.execute(due).all()
+    active = active_by_job(connection, [row.name for row in rows])
+    planner = _Planner(connection, now)
+    for row in rows:
+        planner.plan(row, active[row.name])
+    planner.write()
+    return planner.ended, planner.cancels
+
+
+class _Planner:
+    """Collects what a tick makes of the due jobs, to write it in few statements."""
+
+    def __init__(self, connection: Connection, now: datetime) -> None:
+        self._connection = connection
+        self._now = now
+        self._rows: list[dict[str, Any]] = []
+        self._advances: list[dict[str, Any]] = []
+        self.ended: list[Run] = []
+        self.cancels: dict[str, str] = {}
+
+    def plan(self, row: Row[Any], active: list[Row[Any]]) -> None:
+        job = job_of(row)
+        plan = plan_slots(job, first=row.next_slot, now=self._now)
+        if plan.missed:
+            reason = f"could not run at its time (catch_up = {job.catch_up})"
+            self._end(job, stretch_run(job, plan.missed, RunState.MISSED, reason, self._now))
+        waiting = sum(row.state == str(RunState.QUEUED) for row in active)
+        running = len(active) - waiting
+        for due in plan.due:
+            run = self._run(job, due.slot, due.trigger)
+            match admit(job, due.trigger, waiting=waiting, running=running):
+                case Verdict.SKIP:
+                    self._end(job, self._skipped(run, "the previous run has not ended"))
+                    continue
+                case Verdict.FULL:
+                    self._end(job, self._skipped(run, "too many runs of this job are waiting"))
+                    continue
+                case Verdict.REPLACE:
+                    self.ended += replace_active(self._connection, active, self.cancels, self._now)
+                    waiting = 0
+                case Verdict.ADMIT:
+                    pass
+            waiting += 1
+            self._rows.append(row_of(run, priority=job.priority))
+        self._advances.append({"b_name": job.name, "next_slot": plan.next_slot, "next_start": plan.next_start})
+
+    def write(self) -> None:
+        """Rows first, so that a slot which has one already (the clock went back) keeps it and gets no second."""
+        rows = self._without_taken(self._rows)
+        add_runs(self._connection, rows)
+        written = {row["id"] for row in rows}
+        self.ended = [run for run in self.ended if run.id in written or run.state is RunState.CANCELLED]
+        if self._advances:
+            from_b = _job.c.name == bindparam("b_name")
+            values: dict[str, Any] = {"next_slot": bindparam("next_slot"), "next_start": bindparam("next_start")}
+            self._connection.execute(update(_job).where(from_b).values(**values), self._advances)
+
+    def _without_taken(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        slots = [(row["job"], row["slot"]) for row in rows]
+        statement = select(_run.c.job, _run.c.slot).where(tuple_(_run.c.job, _run.c.slot).in_(slots))
+        taken = {(row.job, row.slot) for row in self._connection.execute(statement).all()} if slots else set()
+        return [row for row in rows if (row["job"], row["slot"]) not in taken]
+
+    def _run(self, job: Job, slot: datetime, trigger: Trigger) -> Run:
+        return Run(
+            id=new_run_id(self._now),
+            job=job.name,
+            state=RunState.QUEUED,
+            trigger=trigger,
+            slot=slot,
+            created_at=self._now,
+        )
+
+    def _skipped(self, run: Run, reason: str) -> Run:
+        return replace(run, state=RunState.SKIPPED, reason=reason, ended_at=self._now)
+
+    def _end(self, job: Job, run: Run) -> None:
+        self.ended.append(run)
+        self._rows.append(row_of(run, priority=job.priority))
+
+
+def _claim(
+    connection: Connection, gateway: Gateway, now: datetime, limits: Limits, running: tuple[Job, ...]
+) -> tuple[list[Run], list[Claim]]:
+    """Claim waiting runs, by priority and then by age, as far as every limit allows."""
+    by_job = (
+        select(_run.c.job, func.count().label("running"))
+        .where(_run.c.state == str(RunState.RUNNING))
+        .group_by(_run.c.job)
+    )
+    room = Room(
+        limits=limits,
+        running=len(running),
+        running_by_job=Counter({row.job: row.running for row in connection.execute(by_job)}),
+        running_by_resource=count_resources(running),
+    )
+    late: list[Run] = []
+    claims: list[Claim] = []
+    after: tuple[int, str] | None = None
+    while not room.is_full:
+        rows = _waiting(connection, now, after)
+        for row in rows:
+            job = job_of(row)
+            if _is_too_late(job, row, now):
+                reason = "waited for longer than its catch_up_window"
+                late.append(write_end(connection, row, RunEnd(state=RunState.MISSED, at=now, reason=reason)))
+            elif room.take(job):
+                claims.append(_take(connection, row, job, gateway, now))
+        if len(rows) < WAITING_AT_ONCE:
+            break
+        after = (rows[-1].priority, rows[-1].id)
+    return late, claims
+
+
+def _waiting(connection: Connection, now: datetime, after: tuple[int, str] | None) -> Sequence[Row[Any]]:
+    statement = (
+        select(_run, _job.c.definition, _job.c.paused)
+        .join(_job, _job.c.name == _run.c.job)
+        .where(_run.c.state == str(RunState.QUEUED), _run.c.not_before <= now)
+        .order_by(_run.c.priority.desc(), _run.c.id)
+        .limit(WAITING_AT_ONCE)
+        .with_for_update(skip_locked=True, of=_run)
+    )
+    if after is not None:
+        priority, run_id = after
+        lower = _run.c.priority < priority
+        statement = statement.where(or_(lower, and_(_run.c.priority == priority, _run.c.id > run_id)))
+    return connection.execute(statement).all()
+
+
+def _is_too_late(job: Job, row: Row[Any], now: datetime) -> bool:
+    if row.slot is None or row.trigger == str(Trigger.RETRY):
+        return False
+    late = now - row.slot - timedelta(seconds=job.jitter)
+    return bool(late > max(timedelta(seconds=job.catch_up_window), ON_TIME))
+
+
+def _take(connection: Connection, row: Row[Any], job: Job, gateway: Gateway, now: datetime) -> Claim:
+    connection.execute(
+        update(_run)
+        .where(_run.c.id == row.id, _run.c.state == str(RunState.QUEUED))
+        .values(state=str(RunState.RUNNING), owner=gateway.id, fence=row.fence + 1, started_at=now)
+    )
+    run = replace(run_of(row), state=RunState.RUNNING, started_at=now, node=gateway.id)
+    return Claim(run=run, job=job, fence=row.fence + 1)
+
+
+def add_manual_run(
+    connection: Connection, *, name: str, now: datetime
+) -> tuple[Run, Mapping[str, str], tuple[Run, ...]]:
+    job = job_named(connection, name=name)
+    active = active_by_job(connection, [name])[name]
+    waiting = sum(row.state == str(RunState.QUEUED) for row in active)
+    cancels: dict[str, str] = {}
+    replaced: list[Run] = []
+    match admit(job, Trigger.MANUAL, waiting=waiting, running=len(active) - waiting):
+        case Verdict.FULL:
+            raise UsageError(f"{waiting} runs of job '{name}' are waiting already.", hint="wait, or cancel some")
+        case Verdict.REPLACE:
+            replaced = replace_active(connection, active, cancels, now)
+        case Verdict.ADMIT | Verdict.SKIP:
+            pass
+    run = Run(id=new_run_id(now), job=name, state=RunState.QUEUED, trigger=Trigger.MANUAL, created_at=now)
+    add_runs(connection, [row_of(run, priority=job.priority)])
+    return run, cancels, tuple(replaced)
