@@ -3,11 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+STARTER := examples/starter
+SERVERS := .servers
+SERVERS_STAMP := $(SERVERS)/.installed
 
 .PHONY: up test check format pins changelog clean
 
-up: $(STAMP)  ## run the gateway on the starter configuration
-	@$(BIN)/sexton up --config examples/starter/sexton.toml --data .sexton
+up: $(STAMP) $(SERVERS_STAMP)  ## run the gateway on the starter configuration
+	@exec $(BIN)/sexton up --config $(STARTER)/sexton.toml --data .sexton
 
 test: $(STAMP)  ## everything that must hold: format, lint, types, layers, then all tests
 	@$(MAKE) --no-print-directory check
@@ -26,15 +29,28 @@ format: $(STAMP)  ## put every file into the one format
 pins: $(STAMP)  ## resolve requirements/*.in again, with hashes and without any registry's address
 	cd requirements && for name in run dev; do ../$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --upgrade --output-file $$name.txt $$name.in; done
+	cd $(STARTER) && ../../$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --upgrade --output-file servers.txt servers.in
+	cd $(STARTER) && npm install --package-lock-only
 
 changelog: $(STAMP)  ## show what the next release would say
 	$(BIN)/towncrier build --draft
 
 clean:  ## remove everything that the other targets made
-	rm -rf $(VENV) .sexton build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(SERVERS) .sexton build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(STAMP): requirements/run.txt requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip --quiet install --require-hashes -r requirements/run.txt -r requirements/dev.txt
 	$(BIN)/python -m pip --quiet install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The servers of the starter configuration, away from our own environment: they choose their own versions.
+$(SERVERS_STAMP): $(STARTER)/servers.txt $(STARTER)/package.json $(STARTER)/package-lock.json $(STARTER)/.npmrc
+	@command -v npm >/dev/null || { echo "make up needs node and npm for two of its servers: https://nodejs.org/"; exit 1; }
+	$(PYTHON) -m venv $(SERVERS)/python
+	$(SERVERS)/python/bin/python -m pip --quiet install --require-hashes -r $(STARTER)/servers.txt
+	mkdir -p $(SERVERS)/node
+	cp $(STARTER)/package.json $(STARTER)/package-lock.json $(STARTER)/.npmrc $(SERVERS)/node/
+	cd $(SERVERS)/node && npm ci --silent
 	@touch $@
