@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from sexton.database.failures import DatabaseError, explain, failure_of
+from sexton.database.failures import DatabaseError, Failure, explain, failure_of
 from sexton.database.schema import migrate
 
 T = TypeVar("T")
@@ -50,12 +50,15 @@ class Database:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, path: Path, *, offload: Offload = in_worker_thread) -> AsyncIterator[Self]:
+    async def open(
+        cls, path: Path, *, offload: Offload = in_worker_thread, busy_timeout: float = BUSY_TIMEOUT
+    ) -> AsyncIterator[Self]:
         """Open the file, or make it (mode 0600), and bring it to the schema of this version.
 
+        A lock of another program is waited for up to `busy_timeout` seconds at each transaction.
         Raises `DatabaseError`: locked, read-only, corrupt, full, cannot open, newer schema.
         """
-        database = cls(_engine_for(path), str(path), offload)
+        database = cls(_engine_for(path, busy_timeout), str(path), offload)
         try:
             await database._offload(partial(_create_private, path), lane=database._writes)
             await database.write(lambda connection: migrate(connection, database.where))
@@ -79,16 +82,24 @@ class Database:
                 with connection.begin():
                     return work(connection)
         except DBAPIError as error:
-            raise explain(failure_of(error.orig), self.where, error.orig) from error
+            raise self._explain(error.orig) from error
+        except sqlite3.Error as error:  # From `_prepare`: SQLAlchemy wraps what its own statements raise only.
+            raise self._explain(error) from error
+
+    def _explain(self, cause: BaseException | None) -> DatabaseError:
+        failure = failure_of(cause)
+        if failure is Failure.CANNOT_OPEN and _is_read_only(Path(self.where)):
+            failure = Failure.READ_ONLY  # What cannot be opened then is the WAL beside it.
+        return explain(failure, self.where, cause)
 
 
-def _engine_for(path: Path) -> Engine:
+def _engine_for(path: Path, busy_timeout: float) -> Engine:
     engine = create_engine(
         f"sqlite:///{path}",
         poolclass=QueuePool,
         pool_size=2,
         max_overflow=0,
-        connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT},
+        connect_args={"check_same_thread": False, "timeout": busy_timeout},
     )
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
@@ -109,12 +120,15 @@ def _begin(connection: Connection) -> None:
 
 def _create_private(path: Path) -> None:
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    except PermissionError as error:
-        if not path.exists():
-            raise _cannot_open(path, error) from error
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return
     except OSError as error:
         raise _cannot_open(path, error) from error
+
+
+def _is_read_only(path: Path) -> bool:
+    return path.is_file() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
 
 
 def _cannot_open(path: Path, error: OSError) -> DatabaseError:
