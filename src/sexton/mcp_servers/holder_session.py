@@ -1,0 +1,169 @@
+"""The SDK's client session, as a holder of a server gets it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar, cast, final
+
+import anyio
+from mcp import ClientSession, MCPError
+from mcp.client.session import ClientRequestContext
+from mcp.shared.dispatcher import Dispatcher, ProgressFnT
+from mcp.shared.message import ClientMessageMetadata
+from mcp_types import (
+    CallToolRequest,
+    CallToolResult,
+    ClientRequest,
+    ErrorData,
+    GetPromptRequest,
+    Implementation,
+    InputRequest,
+    InputRequiredResult,
+    InputResponse,
+    ReadResourceRequest,
+    Request,
+)
+from pydantic import BaseModel, TypeAdapter
+
+from sexton import __version__
+from sexton.errors import SextonError
+from sexton.mcp_servers.callbacks import Callbacks
+from sexton.mcp_servers.output_schemas import OutputSchemas
+
+MAX_INPUT_ROUNDS: Final = 10
+"""How often a server may ask for more input for one request; the SDK's clients use the same number."""
+
+_EMPTY_ROUND_DELAY: Final = 0.05
+_EMPTY_ROUND_DELAY_CAP: Final = 0.25
+
+ResultT = TypeVar("ResultT", bound=BaseModel)
+
+SEXTON = Implementation(name="sexton", version=__version__)
+
+
+def _as_it_is(error: MCPError, _method: str) -> Exception:
+    return error
+
+
+class TooManyInputRounds(SextonError):
+    """A server kept asking for more input."""
+
+
+@final
+class HolderSession(ClientSession):
+    """A `ClientSession` that answers input requests by itself and shares the server's output schemas.
+
+    A 2026-07-28 server that needs input from the user answers a request with
+    `InputRequiredResult`.  This session asks the holder's callbacks and sends
+    the request again with their answers, so that a caller sees one call, as it
+    does with an older server (MCP specification 2026-07-28, SEP-2322).
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher[Any],
+        callbacks: Callbacks,
+        *,
+        call_timeout: float | None,
+        schemas: OutputSchemas,
+        explain: Callable[[MCPError, str], Exception] = _as_it_is,
+    ) -> None:
+        super().__init__(
+            dispatcher=dispatcher,
+            read_timeout_seconds=call_timeout,
+            sampling_callback=callbacks.sampling,
+            elicitation_callback=callbacks.elicitation,
+            list_roots_callback=callbacks.list_roots,
+            logging_callback=callbacks.logging,
+            message_handler=callbacks.message_handler,
+            log_level=callbacks.log_level,
+            client_info=callbacks.client_info or SEXTON,
+        )
+        self._answers_input = callbacks.answer_input_requests
+        self._schemas = schemas
+        self._explain = explain
+        self.tool_calls = 0
+
+    async def send_request(
+        self,
+        request: ClientRequest | Request[Any, Any],
+        result_type: type[ResultT] | TypeAdapter[ResultT],
+        request_read_timeout_seconds: float | None = None,
+        metadata: ClientMessageMetadata | None = None,
+        progress_callback: ProgressFnT | None = None,
+    ) -> ResultT:
+        """Send a request, as often as the server's input requests make it necessary.
+
+        Raises:
+            MCPError: the server answered with an error, or a callback declined.
+            ServerDied: the connection ended.
+            CallTimedOut: no answer in time.
+            TooManyInputRounds: more than `MAX_INPUT_ROUNDS`.
+        """
+        self.tool_calls += isinstance(request, CallToolRequest)
+        delay = _EMPTY_ROUND_DELAY
+        for _ in range(MAX_INPUT_ROUNDS + 1):
+            try:
+                result = await super().send_request(
+                    request, result_type, request_read_timeout_seconds, metadata, progress_callback
+                )
+            except MCPError as error:
+                explained = self._explain(error, type(request).__name__)
+                if explained is error:
+                    raise
+                raise explained from error
+            if not (self._answers_input and isinstance(result, InputRequiredResult)):
+                return result
+            responses = await self._answer_all(result.input_requests or {})
+            if not responses:
+                await anyio.sleep(delay)
+                delay = min(delay * 2, _EMPTY_ROUND_DELAY_CAP)
+            request = _with_answers(request, responses, result.request_state)
+        raise TooManyInputRounds(f"a server asked for input more than {MAX_INPUT_ROUNDS} times for one request.")
+
+    async def validate_tool_result(self, name: str, result: CallToolResult) -> None:
+        """Check a tool's result against its declared schema.  Raises InvalidToolResult."""
+        await self._schemas.check(name, result)
+
+    async def _answer_all(self, requests: dict[str, InputRequest]) -> dict[str, InputResponse]:
+        answers: dict[str, InputResponse] = {}
+        declined: list[ErrorData] = []
+
+        async def answer(key: str, request: InputRequest) -> None:
+            context = ClientRequestContext(session=self, request_id=key, meta=None)
+            response = await self.dispatch_input_request(context, request)
+            if isinstance(response, ErrorData):
+                declined.append(response)
+                group.cancel_scope.cancel()
+            else:
+                answers[key] = response
+
+        async with anyio.create_task_group() as group:
+            for key, request in requests.items():
+                group.start_soon(answer, key, request)
+        if declined:
+            raise MCPError.from_error_data(declined[0])
+        return answers
+
+
+def _with_answers(
+    request: ClientRequest | Request[Any, Any], responses: dict[str, InputResponse], state: str | None
+) -> ClientRequest | Request[Any, Any]:
+    # Only these three can be answered with InputRequiredResult.
+    asked = cast("CallToolRequest | GetPromptRequest | ReadResourceRequest", request)
+    answers = {"input_responses": responses or None, "request_state": state}
+    return asked.model_copy(update={"params": asked.params.model_copy(update=answers)})
+
+
+@asynccontextmanager
+async def running(session: HolderSession) -> AsyncIterator[HolderSession]:
+    """Run `session` for a block whose errors come out as they are, not in the group that the SDK's session makes."""
+    failure: Exception | None = None
+    async with session:
+        try:
+            yield session
+        except Exception as error:  # noqa: BLE001 - raised again below, out of the session's task group
+            failure = error
+    if failure is not None:
+        raise failure

@@ -1,0 +1,451 @@
+"""One process of an MCP server, shared by many holders.
+
+Owns the contained tree, the wire to it, the one handshake, and the news of its
+death.  Promises that a holder's calls, cancellation and leaving touch nobody
+else's.  Which process a holder gets, and when one is started or retired, is
+the pool's business.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final, NoReturn, final
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+from mcp import MCPError
+from mcp_types import (
+    DiscoverResult,
+    Implementation,
+    InitializeResult,
+    ServerCapabilities,
+    Tool,
+)
+from pydantic import ValidationError
+
+from sexton.containment import Containment, ProcessSpec, ProcessTree, TreeEnd
+from sexton.mcp_servers.callbacks import Callbacks
+from sexton.mcp_servers.handshake import DISCOVER, INITIALIZE, Protocol, shake_hands
+from sexton.mcp_servers.holder_session import HolderSession, running
+from sexton.mcp_servers.json_line import BIG_LINE, decode, decode_slowly
+from sexton.mcp_servers.multiplexer import Multiplexer
+from sexton.mcp_servers.output_schemas import OutputSchemas
+from sexton.mcp_servers.server_config import ServerConfig, StdioServer
+from sexton.mcp_servers.server_errors import (
+    ConnectFailed,
+    ConnectionEnd,
+    ConnectTimedOut,
+    LineTooLong,
+    ServerDied,
+    ServerStoppedReading,
+    quoted_last_words,
+)
+from sexton.mcp_servers.stdio_transport import LineLimitExceeded, StdinClosed, StdinStalled, StdioTransport
+from sexton.mcp_servers.tool_list import ToolList
+from sexton.mcp_servers.virtual_connection import VirtualConnection
+
+_log = logging.getLogger(__name__)
+
+FLUSH_TIMEOUT: Final = 0.5
+"""Seconds for messages already accepted to reach the server before its stdin is closed; the SDK's value."""
+
+_LAST_OUTPUT_TIMEOUT: Final = 0.2
+"""Seconds in which answers that a dead server wrote before its end still count."""
+
+_EXIT_AFTER_EOF_TIMEOUT: Final = 0.5
+"""Seconds between a server's end of output and its exit status, which makes the better error message."""
+
+_PARALLEL_BIG_LINES: Final = 2
+_JUNK_SHOWN: Final = 5
+
+_NOBODY = Callbacks()
+
+
+class _DiedOfProbe(Exception):
+    """The server ended before it answered anything, and the first it was asked was `server/discover`."""
+
+
+@final
+class ServerProcess:
+    """A running, connected server.  Made by `open`."""
+
+    def __init__(self, config: ServerConfig, tree: ProcessTree, tasks: anyio.abc.TaskGroup) -> None:
+        self.config = config
+        self.tree = tree
+        self.ended = anyio.Event()
+        """Set as soon as the connection is over, whoever ended it."""
+        self.end: ConnectionEnd | None = None
+        self.junk_lines = 0
+        """Lines of output that were no messages."""
+        self._tasks = tasks
+        self._started_at = anyio.current_time()
+        self._transport = StdioTransport(
+            stdin=tree.stdin,
+            stdout=tree.stdout,
+            max_line_bytes=config.max_line_bytes,
+            write_timeout=config.write_timeout,
+        )
+        self._multiplexer = Multiplexer(config.name, self._transport, on_list_changed=self._on_list_changed)
+        self._control: HolderSession | None = None
+        self._handshake: InitializeResult | DiscoverResult | None = None
+        self._tools = ToolList()
+        self._schemas = OutputSchemas(config.name, self._tools.get)
+        self._big_lines = anyio.Semaphore(_PARALLEL_BIG_LINES)
+        self._end_of_output = anyio.Event()
+        self._tree_end: TreeEnd | None = None
+        self._tree_ended = anyio.Event()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        config: ServerConfig,
+        containment: Containment,
+        *,
+        owner: str,
+        log_dir: Path | None = None,
+        callbacks: Callbacks = _NOBODY,
+    ) -> AsyncIterator[ServerProcess]:
+        """Start the server of `config` and do the handshake; leaving stops it and proves it gone.
+
+        `owner` names who holds the process, `log_dir` is where its stderr goes.
+        A server of an older protocol is told once, at the start, what its client
+        can do: pass in `callbacks` what the holders will be able to answer.  A
+        2026-07-28 server is told with every request of each holder.
+
+        Raises:
+            SpawnFailed: the command could not be started.
+            ServerDied: the server ended before the handshake was done.
+            ConnectTimedOut: the handshake took longer than `connect_timeout`.
+            ConnectFailed: the server refused the handshake.
+        """
+        deadline = anyio.current_time() + config.connect_timeout
+        async with AsyncExitStack() as stack:
+            try:
+                opening = cls._serving(config, containment, owner, log_dir, callbacks, config.protocol, deadline)
+                process = await stack.enter_async_context(opening)
+            except _DiedOfProbe:
+                _log.info("server %r ended when asked server/discover; starting it in the legacy way", config.name)
+                opening = cls._serving(config, containment, owner, log_dir, callbacks, "legacy", deadline)
+                process = await stack.enter_async_context(opening)
+            yield process
+
+    @classmethod
+    @asynccontextmanager
+    async def _serving(
+        cls,
+        config: ServerConfig,
+        containment: Containment,
+        owner: str,
+        log_dir: Path | None,
+        callbacks: Callbacks,
+        protocol: Protocol,
+        deadline: float,
+    ) -> AsyncIterator[ServerProcess]:
+        failure: Exception | None = None
+        async with containment.start(_spec(config, owner, log_dir)) as tree, anyio.create_task_group() as tasks:
+            process = cls(config, tree, tasks)
+            try:
+                async with process._connected(callbacks, protocol, deadline):
+                    yield process
+            except Exception as error:  # noqa: BLE001 - raised again below, out of the task group
+                failure = error
+            finally:
+                await process._shut_down()
+                tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    @asynccontextmanager
+    async def connect(self, holder: str, callbacks: Callbacks = _NOBODY) -> AsyncIterator[HolderSession]:
+        """Give `holder` a session of its own on this process.  Nothing is sent to the server for it.
+
+        Leaving cancels the calls it still has in flight, at the server too.
+
+        Raises:
+            NotWritten: the process has ended.
+        """
+        if self.end is not None:
+            raise self.end.failure(written=False)
+        assert self._handshake is not None
+        session = self._session(holder, callbacks, is_holder=True)
+        session.adopt(self._handshake)
+        async with running(session):
+            yield session
+
+    async def list_tools(self) -> tuple[Tool, ...]:
+        """Return all tools of the server; asked once, and again after it said that they changed.
+
+        Raises:
+            MCPError, ServerDied, CallTimedOut: as for any call.
+        """
+        return await self._tools.get()
+
+    async def wait_tools_changed(self) -> None:
+        """Wait until the server says that its list of tools has changed."""
+        await self._tools.wait_changed()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the program that was asked for."""
+        return self.tree.pid
+
+    @property
+    def last_words(self) -> str:
+        """The end of what the server wrote to its stderr."""
+        return self.tree.stderr_tail
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """Who is connected."""
+        return self._multiplexer.holders
+
+    @property
+    def calls(self) -> int:
+        """How many tool calls were made."""
+        return self._multiplexer.tool_calls
+
+    @property
+    def calls_in_flight(self) -> int:
+        """How many requests wait for an answer now."""
+        return self._multiplexer.calls_in_flight
+
+    @property
+    def server_info(self) -> Implementation | None:
+        """Name and version, as the server tells them."""
+        return self._control.server_info if self._control else None
+
+    @property
+    def capabilities(self) -> ServerCapabilities | None:
+        """What the server offers."""
+        return self._control.server_capabilities if self._control else None
+
+    @property
+    def instructions(self) -> str | None:
+        """What the server tells a model about its use."""
+        return self._control.instructions if self._control else None
+
+    @property
+    def protocol_version(self) -> str | None:
+        """The protocol version that was agreed on."""
+        return self._control.protocol_version if self._control else None
+
+    @property
+    def is_modern(self) -> bool:
+        """Whether it speaks 2026-07-28 or newer."""
+        return isinstance(self._handshake, DiscoverResult)
+
+    # --- start and stop ------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _connected(self, callbacks: Callbacks, protocol: Protocol, deadline: float) -> AsyncIterator[None]:
+        self._tasks.start_soon(self._read)
+        self._tasks.start_soon(self._write)
+        self._tasks.start_soon(self._watch)
+        async with running(self._session("sexton", callbacks, is_holder=False)) as control:
+            self._control = control
+            await self._shake_hands(control, protocol, deadline)
+            self._tools.ask_through(control)
+            if self.is_modern:
+                self._tasks.start_soon(self._tools.follow_changes)
+            yield
+
+    async def _shake_hands(self, control: HolderSession, protocol: Protocol, deadline: float) -> None:
+        with anyio.CancelScope(deadline=deadline) as waiting:
+            try:
+                await self.tree.wait_started()
+                await shake_hands(control, protocol)
+            except ServerDied as death:
+                if protocol == "auto" and not self._multiplexer.answers and self._tree_end is not None:
+                    raise _DiedOfProbe from death
+                raise
+            except (MCPError, ValidationError, RuntimeError) as refusal:
+                self._refused(refusal)
+        if waiting.cancelled_caught:
+            raise ConnectTimedOut(
+                f"server {self.config.name!r} did not complete the handshake within "
+                f"{self.config.connect_timeout:g} s.{quoted_last_words(self.last_words)}",
+                hint="run its command by hand to see what it waits for, or raise its connect_timeout",
+            )
+        self._remember(control)
+
+    def _remember(self, control: HolderSession) -> None:
+        self._handshake = result = control.discover_result or control.initialize_result
+        assert result is not None
+        method = DISCOVER if isinstance(result, DiscoverResult) else INITIALIZE
+        raw = result.model_dump(by_alias=True, mode="json", exclude_none=True)
+        self._multiplexer.remember_handshake(method, raw)
+
+    def _refused(self, refusal: Exception) -> NoReturn:
+        raise ConnectFailed(
+            f"server {self.config.name!r} refused the handshake: {refusal}.{quoted_last_words(self.last_words)}",
+            hint=f"is this an MCP server? Try: sexton servers check {self.config.name}",
+        ) from refusal
+
+    async def _shut_down(self) -> None:
+        self._finish(ConnectionEnd(server=self.config.name, what="was stopped"), release=False)
+        try:
+            with anyio.move_on_after(FLUSH_TIMEOUT, shield=True):
+                await self._transport.wait_flushed()
+        finally:
+            # From here on the keeper does the work, whatever happens to this task.
+            self.tree.release()
+        stop = self.config.stop
+        with anyio.move_on_after(stop.stdin_grace + stop.term_grace + stop.stuck_after, shield=True):
+            await self.tree.wait_gone()  # `_read` goes on draining stdout meanwhile
+
+    def _finish(self, end: ConnectionEnd, *, release: bool = True) -> None:
+        if self.end is not None:
+            return
+        self.end = end
+        self._multiplexer.end(end)
+        self.ended.set()
+        if release:
+            self.tree.release()
+
+    # --- tasks ---------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                for line in await self._transport.receive_lines():
+                    if len(line) > BIG_LINE:
+                        await self._start_big_line(line)
+                    else:
+                        self._take_line(line)
+        except anyio.EndOfStream:
+            self._end_of_output.set()
+            with anyio.move_on_after(_EXIT_AFTER_EOF_TIMEOUT):
+                await self._tree_ended.wait()
+            self._finish(self._ending("closed its stdout but kept running, so we stopped it"))
+        except LineLimitExceeded:
+            self._finish(
+                ConnectionEnd(
+                    server=self.config.name,
+                    what=f"wrote a line of more than {self.config.max_line_bytes} bytes, so we stopped it",
+                    error=LineTooLong,
+                    last_words=self.last_words,
+                    hint="raise max_line_bytes of this server if answers of that size are right",
+                )
+            )
+
+    async def _write(self) -> None:
+        try:
+            await self._transport.write_out()
+        except StdinStalled:
+            self._finish(
+                ConnectionEnd(
+                    server=self.config.name,
+                    what=f"read nothing from its stdin for {self.config.write_timeout:g} s, so we stopped it",
+                    error=ServerStoppedReading,
+                    last_words=self.last_words,
+                    hint="the server hangs; if it is only slow, raise its write_timeout",
+                )
+            )
+        except StdinClosed:
+            with anyio.move_on_after(_EXIT_AFTER_EOF_TIMEOUT):
+                await self._tree_ended.wait()
+                await self._end_of_output.wait()
+            self._finish(self._ending("closed its stdin but kept running, so we stopped it"))
+
+    async def _watch(self) -> None:
+        self._tree_end = await self.tree.wait_ended()
+        self._tree_ended.set()
+        with anyio.move_on_after(_LAST_OUTPUT_TIMEOUT):
+            await self._end_of_output.wait()
+        self._finish(self._ending("ended"))
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def _ending(self, otherwise: str) -> ConnectionEnd:
+        """Describe the end by the process's own, if it is known, else in the words of `otherwise`."""
+        end = self._tree_end
+        if end is None:
+            return ConnectionEnd(server=self.config.name, what=otherwise, last_words=self.last_words)
+        what = _exit_text(end)
+        if self._handshake is None:
+            seconds = anyio.current_time() - self._started_at
+            what += f" before the handshake was done ({seconds:.1f} s after its start)"
+        return ConnectionEnd(
+            server=self.config.name,
+            what=what,
+            returncode=end.returncode,
+            signal=end.signal,
+            last_words=self.last_words,
+        )
+
+    def _session(self, holder: str, callbacks: Callbacks, *, is_holder: bool) -> HolderSession:
+        connection = VirtualConnection(self._multiplexer, holder, is_holder=is_holder)
+        return HolderSession(connection, callbacks, call_timeout=self.config.call_timeout, schemas=self._schemas)
+
+    def _take_line(self, line: bytes) -> None:
+        try:
+            message = decode(line)
+        except ValueError:
+            self._take_junk(line)
+            return
+        if not self._multiplexer.receive(message):
+            self._take_junk(line)
+
+    async def _start_big_line(self, line: bytes) -> None:
+        """Parse `line` beside everything else; answers may come in any order, so later lines may overtake it."""
+        await self._big_lines.acquire()
+        self._tasks.start_soon(self._take_big_line, line)
+
+    async def _take_big_line(self, line: bytes) -> None:
+        try:
+            message = await anyio.to_thread.run_sync(decode_slowly, line)
+        except ValueError:
+            self._take_junk(line)
+            return
+        finally:
+            self._big_lines.release()
+        if not self._multiplexer.receive(message):
+            self._take_junk(line)
+
+    def _take_junk(self, line: bytes) -> None:
+        if not line.strip():
+            return
+        self.junk_lines += 1
+        level = logging.WARNING if self.junk_lines <= _JUNK_SHOWN else logging.DEBUG
+        _log.log(level, "server %r wrote a line that is no MCP message: %.200r", self.config.name, line[:200])
+
+    def _on_list_changed(self, method: str) -> None:
+        if method == "notifications/tools/list_changed":
+            self._tools.forget()
+
+
+def _spec(config: ServerConfig, owner: str, log_dir: Path | None) -> ProcessSpec:
+    transport = config.transport
+    assert isinstance(transport, StdioServer)
+    return ProcessSpec(
+        name=config.name,
+        argv=(transport.command, *transport.args),
+        owner=owner,
+        env=transport.env,
+        cwd=transport.cwd,
+        stderr=log_dir / f"{config.name}.log" if log_dir else None,
+        stop=config.stop,
+        limits=config.limits,
+        no_new_privs=config.no_new_privs,
+    )
+
+
+def _exit_text(end: TreeEnd) -> str:
+    if end.signal is not None:
+        return f"was killed by {_signal_name(end.signal)}"
+    if end.returncode is not None:
+        return f"ended with status {end.returncode}"
+    return f"was stopped ({end.reason.value.replace('_', ' ')})"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

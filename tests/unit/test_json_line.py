@@ -1,0 +1,47 @@
+"""Messages as lines of JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sexton.mcp_servers.json_line import decode, decode_slowly, encode
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.text(), VALUES, max_size=5))
+def test_both_decoders_read_what_is_written(message: dict[str, Any]) -> None:
+    line = encode(message)
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    assert decode(line) == message
+    assert decode_slowly(line) == message
+
+
+@pytest.mark.parametrize("decoder", [decode, decode_slowly])
+@pytest.mark.parametrize("line", [b"plain words", b"{", b"\xff\xfe", b'{"a": "\xc3"}', b"{} trailing"])
+def test_what_is_not_json_is_a_value_error(decoder: Any, line: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the parsers word it each in their own way
+        decoder(line)
+
+
+@pytest.mark.parametrize("decoder", [decode, decode_slowly])
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [(b'{"a":1}\r', {"a": 1}), (b'\xef\xbb\xbf{"a":1}', {"a": 1}), (rb'{"a":"\ud800"}', {"a": "\ud800"})],
+    ids=["carriage return", "byte order mark", "half a surrogate pair"],
+)
+def test_what_servers_in_the_field_write_is_read(decoder: Any, line: bytes, value: object) -> None:
+    assert decoder(line) == value
