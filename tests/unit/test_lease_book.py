@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from sexton.mcp_servers.lease_book import (
-    Lease,
+    Hold,
     LeaseBook,
     NotHeld,
     ProcessId,
@@ -34,14 +34,14 @@ SERVERS = st.sampled_from(["one", "many"])
 POOL_OF_2 = Terms(exclusive=True, max_processes=2, may_start=100)
 
 
-def start_for(book: LeaseBook, server: str, holder: str, terms: Terms) -> Lease:
+def start_for(book: LeaseBook, server: str, holder: str, terms: Terms) -> Hold:
     """Have `holder` ask for a server, let it start, and return the lease."""
     ticket = book.ask(server, holder=holder, now=0.0)
     steps = book.settle(server, terms)
     for process in steps.starts:
         book.started(process, now=0.0)
     later = book.settle(server, terms)
-    [lease] = [grant.lease for grant in (*steps.grants, *later.grants) if grant.ticket is ticket]
+    [lease] = [grant.hold for grant in (*steps.grants, *later.grants) if grant.ticket is ticket]
     return lease
 
 
@@ -55,7 +55,7 @@ def test_two_first_callers_start_one_process() -> None:
 
     book.started(ProcessId("files", 1), now=1.0)
     grants = book.settle("files", SHARED).grants
-    assert [(grant.lease.holder, str(grant.lease.process)) for grant in grants] == [
+    assert [(grant.hold.holder, str(grant.hold.process)) for grant in grants] == [
         ("run-1", "files#1"),
         ("run-2", "files#1"),
     ]
@@ -176,7 +176,7 @@ def test_an_exclusive_process_of_a_holder_that_will_not_return_ends_with_its_lea
     book.started(process, now=0.0)
     [grant] = book.settle("browser", POOL_OF_2).grants
     assert grant.ticket is ticket
-    book.give_back(grant.lease, now=1.0)
+    book.give_back(grant.hold, now=1.0)
     assert book.settle("browser", POOL_OF_2).stops == (process,)
 
 
@@ -189,7 +189,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         super().__init__()
         self.book = LeaseBook()
         self.now = 0.0
-        self.open: dict[Ticket, Lease | None] = {}
+        self.open: dict[Ticket, Hold | None] = {}
         self.owners: dict[ProcessId, set[str]] = {}
         self.asked: dict[str, list[Ticket]] = {"one": [], "many": []}
         self.may_start = {"one": 100, "many": 100}
@@ -207,10 +207,10 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         steps = self.book.settle(server, terms)
         for grant in steps.grants:
             assert self.open[grant.ticket] is None
-            self.open[grant.ticket] = grant.lease
+            self.open[grant.ticket] = grant.hold
         self.check_fairness(queue_before, steps)
         for grant in steps.grants:
-            self.owners.setdefault(grant.lease.process, set()).add(grant.ticket.holder)
+            self.owners.setdefault(grant.hold.process, set()).add(grant.ticket.holder)
         for ticket in steps.refused:
             assert self.may_start[server] == 0
             del self.open[ticket]
@@ -220,7 +220,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
 
     def check_fairness(self, queue_before: tuple[Ticket, ...], steps: Steps) -> None:
         """Nobody overtakes, but into a process that is theirs already."""
-        granted = {grant.ticket: grant.lease.process for grant in steps.grants}
+        granted = {grant.ticket: grant.hold.process for grant in steps.grants}
         theirs = {(process, holder) for process, holders in self.owners.items() for holder in holders}
         passed_over = False
         for ticket in queue_before:

@@ -1,1 +1,42 @@
-"""What a run does."""
+"""What a run does: a direct tool call (`call`) or a program (`command`).
+
+Owns the way from a job's action to its outcome, and how a result reads as
+text.  Promises that a failure says what happened and what to do next.  When a
+run happens, how long it may take and what becomes of its outcome is the
+scheduler's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from difflib import get_close_matches
+
+from sexton.actions.call import render_content, run_call
+from sexton.containment import Containment
+from sexton.journal import JSON
+from sexton.mcp_servers import ServerPool
+from sexton.scheduler import Outcome, RunContext, RunFailed
+
+__all__ = ["perform_action", "render_content", "run_call"]
+
+
+async def perform_action(
+    action: Mapping[str, JSON], ctx: RunContext, *, pool: ServerPool, containment: Containment
+) -> Outcome:
+    """Do what `action` says, by its `kind`; it is the one of `ctx.job`, with references to secrets put in.
+
+    Raises:
+        RunFailed: it failed, or there is no such kind of action.
+    """
+    del containment  # for kinds of action that start a program
+    kinds: Mapping[str, Callable[[], Awaitable[Outcome]]] = {
+        "call": lambda: run_call(pool, action, ctx),
+    }
+    kind = str(action.get("kind"))
+    if (perform := kinds.get(kind)) is None:
+        near = get_close_matches(kind, kinds, n=1)
+        raise RunFailed(
+            f"job {ctx.job.name!r} wants an action of kind {kind!r}; there are {' and '.join(kinds)}.",
+            hint=f"did you mean {near[0]!r}?" if near else None,
+        )
+    return await perform()

@@ -9,12 +9,71 @@ above; that no process survives is the promise of `sexton.containment`.
 
 from __future__ import annotations
 
+from mcp_types import CallToolResult, ContentBlock, Tool
+
+from sexton.mcp_servers.breaker import BreakerPolicy, BreakerState, BreakerStatus
+from sexton.mcp_servers.callbacks import Callbacks
+from sexton.mcp_servers.catalogue import CataloguedTool, ToolNameClash, name_tools, qualified_name
+from sexton.mcp_servers.lease import Lease
+from sexton.mcp_servers.lease_book import ProcessState
+from sexton.mcp_servers.pool import ServerPool
+from sexton.mcp_servers.pool_errors import (
+    CallRefused,
+    NoPlace,
+    PoolClosed,
+    ServerUnavailable,
+    ToolDenied,
+    UnknownServer,
+)
+from sexton.mcp_servers.remote_transport import RemoteServer
 from sexton.mcp_servers.server_config import HttpServer, ServerConfig, Sharing, StdioServer, ToolFilter
+from sexton.mcp_servers.server_errors import (
+    CallTimedOut,
+    ConnectFailed,
+    ConnectTimedOut,
+    InvalidToolResult,
+    NotWritten,
+    ServerDied,
+)
+from sexton.mcp_servers.server_process import ServerProcess
+from sexton.mcp_servers.server_status import CheckReport, ServerProcessStatus, ServerState, ServerStatus
 
 __all__ = [
+    "BreakerPolicy",
+    "BreakerState",
+    "BreakerStatus",
+    "CallRefused",
+    "CallTimedOut",
+    "CallToolResult",
+    "Callbacks",
+    "CataloguedTool",
+    "CheckReport",
+    "ConnectFailed",
+    "ConnectTimedOut",
+    "ContentBlock",
     "HttpServer",
+    "InvalidToolResult",
+    "Lease",
+    "NoPlace",
+    "NotWritten",
+    "PoolClosed",
+    "ProcessState",
+    "RemoteServer",
     "ServerConfig",
+    "ServerDied",
+    "ServerPool",
+    "ServerProcess",
+    "ServerProcessStatus",
+    "ServerState",
+    "ServerStatus",
+    "ServerUnavailable",
     "Sharing",
     "StdioServer",
+    "Tool",
+    "ToolDenied",
     "ToolFilter",
+    "ToolNameClash",
+    "UnknownServer",
+    "name_tools",
+    "qualified_name",
 ]

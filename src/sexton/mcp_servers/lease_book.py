@@ -53,8 +53,8 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lease:
-    """The right of one holder to use one process.  Two leases are never equal."""
+class Hold:
+    """One lease on one process, from when it is granted until it is given back.  Two holds are never equal."""
 
     process: ProcessId
     ticket: Ticket
@@ -69,7 +69,7 @@ class Grant:
     """The ticket's wait is over."""
 
     ticket: Ticket
-    lease: Lease
+    hold: Hold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +109,7 @@ class ProcessUse:
     id: ProcessId
     state: ProcessState
     holders: tuple[str, ...]
+    owner: str | None
     idle_since: float | None
 
 
@@ -117,21 +118,24 @@ class ServerIsHeld(Exception):
 
 
 class NotHeld(Exception):
-    """The lease was given back before, or the ticket is not in the queue."""
+    """The hold was given back before, or the ticket is not in the queue."""
 
 
 @dataclass(slots=True, eq=False)
 class _Process:
     id: ProcessId
     state: ProcessState = ProcessState.STARTING
-    leases: list[Lease] = field(default_factory=list)
+    holds: list[Hold] = field(default_factory=list)
     owner: str | None = None  # of an exclusive process: the one holder it serves in its life
     owner_returns: bool = False
     idle_since: float | None = None
 
     @property
     def idle(self) -> bool:
-        return self.state is ProcessState.READY and not self.leases
+        return self.state is ProcessState.READY and not self.holds
+
+    def use(self) -> ProcessUse:
+        return ProcessUse(self.id, self.state, tuple(hold.holder for hold in self.holds), self.owner, self.idle_since)
 
     def is_open_to(self, holder: str, terms: Terms) -> bool:
         return self.state is ProcessState.READY and (not terms.exclusive or self.owner in {None, holder})
@@ -143,9 +147,9 @@ class LeaseBook:
 
     Always true:
         1. A process that is ready is held or idle, never both (idle: no holders).
-        2. Only an idle process can be retired; after that no lease can name it.
-           (`lost` is for one that ends whatever its holders want: it makes their leases void.)
-        3. A lease is given back exactly once, and a ticket ends exactly once: granted, refused or withdrawn.
+        2. Only an idle process can be retired; after that nothing can hold it.
+           (`lost` is for one that ends whatever its holders want: it makes their holds void.)
+        3. A hold is given back exactly once, and a ticket ends exactly once: granted, refused or withdrawn.
         4. A shared server has at most one process, counting those that are starting or ending.
         5. An exclusive process serves one holder in its life, and there are at most `max_processes`.
         6. Who asked first is served first, except that nobody waits for a process that is theirs already.
@@ -154,7 +158,7 @@ class LeaseBook:
     def __init__(self) -> None:
         self._processes: dict[ProcessId, _Process] = {}
         self._queues: dict[str, list[Ticket]] = {}
-        self._out: set[Lease] = set()
+        self._out: set[Hold] = set()
         self._last_serial: dict[str, int] = {}
 
     # What happened
@@ -172,17 +176,17 @@ class LeaseBook:
             raise NotHeld(ticket)
         queue.remove(ticket)
 
-    def give_back(self, lease: Lease, *, now: float) -> None:
-        """End the lease; also right when its process was lost meanwhile.  Raises NotHeld the second time."""
-        if lease not in self._out:
-            raise NotHeld(lease)
-        self._out.remove(lease)
-        process = self._processes.get(lease.process)
-        if process is None or lease not in process.leases:
+    def give_back(self, hold: Hold, *, now: float) -> None:
+        """End the hold; also right when its process was lost meanwhile.  Raises NotHeld the second time."""
+        if hold not in self._out:
+            raise NotHeld(hold)
+        self._out.remove(hold)
+        process = self._processes.get(hold.process)
+        if process is None or hold not in process.holds:
             return
-        process.leases.remove(lease)
-        process.owner_returns = process.owner_returns or lease.ticket.returns
-        process.idle_since = None if process.leases else now
+        process.holds.remove(hold)
+        process.owner_returns = process.owner_returns or hold.ticket.returns
+        process.idle_since = None if process.holds else now
 
     def started(self, process: ProcessId, *, now: float) -> None:
         """A process that `settle` asked for is ready for holders."""
@@ -194,8 +198,8 @@ class LeaseBook:
     def retire(self, process: ProcessId) -> None:
         """Take an idle process out of use, so that it can be stopped.  Raises ServerIsHeld."""
         entry = self._processes[process]
-        if entry.leases:
-            raise ServerIsHeld(process, [lease.holder for lease in entry.leases])
+        if entry.holds:
+            raise ServerIsHeld(process, [hold.holder for hold in entry.holds])
         entry.state = ProcessState.ENDING
         entry.idle_since = None
 
@@ -205,11 +209,11 @@ class LeaseBook:
         if entry.state is ProcessState.READY:
             entry.state = ProcessState.DRAINING
 
-    def lost(self, process: ProcessId) -> tuple[Lease, ...]:
-        """The process ends whoever holds it: it died, or its holders had their time.  Returns the void leases."""
+    def lost(self, process: ProcessId) -> tuple[Hold, ...]:
+        """The process ends whoever holds it: it died, or its holders had their time.  Returns the void holds."""
         entry = self._processes[process]
-        void = tuple(entry.leases)
-        entry.leases.clear()
+        void = tuple(entry.holds)
+        entry.holds.clear()
         entry.state = ProcessState.ENDING
         entry.idle_since = None
         return void
@@ -236,11 +240,12 @@ class LeaseBook:
 
     def processes(self, server: str | None = None) -> tuple[ProcessUse, ...]:
         """Every process that takes up a place, of one server or of all, oldest first."""
-        return tuple(
-            ProcessUse(entry.id, entry.state, tuple(lease.holder for lease in entry.leases), entry.idle_since)
-            for entry in self._processes.values()
-            if server is None or entry.id.server == server
-        )
+        return tuple(entry.use() for entry in self._processes.values() if server is None or entry.id.server == server)
+
+    def use(self, process: ProcessId) -> ProcessUse | None:
+        """Return one process, or None when it is gone."""
+        entry = self._processes.get(process)
+        return None if entry is None else entry.use()
 
     def state(self, process: ProcessId) -> ProcessState | None:
         """Return the state of a process, or None when it is gone."""
@@ -251,16 +256,18 @@ class LeaseBook:
         """Who waits for `server`, first come first."""
         return tuple(self._queues.get(server, ()))
 
-    def is_held(self, lease: Lease) -> bool:
-        """Say whether the lease was not given back yet and its process still serves it."""
-        entry = self._processes.get(lease.process)
-        return entry is not None and lease in entry.leases
+    def is_held(self, hold: Hold) -> bool:
+        """Say whether the hold was not given back yet and its process still serves it."""
+        entry = self._processes.get(hold.process)
+        return entry is not None and hold in entry.holds
 
-    def without_prospect(self, server: str) -> tuple[Ticket, ...]:
+    def without_prospect(self, server: str, terms: Terms) -> tuple[Ticket, ...]:
         """Who waits for a place or for a stop: no process that is starting now will be theirs."""
-        waiting = self.waiting(server)
-        served_soon = set(list(self._waiting_holders(server))[: len(self._in_state(server, ProcessState.STARTING))])
-        return tuple(ticket for ticket in waiting if ticket.holder not in served_soon)
+        starting = len(self._in_state(server, ProcessState.STARTING))
+        if starting and not terms.exclusive:
+            return ()
+        served_soon = set(list(self._waiting_holders(server))[:starting])
+        return tuple(ticket for ticket in self.waiting(server) if ticket.holder not in served_soon)
 
     # The parts of settle
 
@@ -269,7 +276,7 @@ class LeaseBook:
         return self._stop(
             entry
             for entry in self._of(server)
-            if not entry.leases
+            if not entry.holds
             and (
                 entry.state is ProcessState.DRAINING
                 or (terms.exclusive and entry.idle and entry.owner is not None and not entry.owner_returns)
@@ -282,7 +289,7 @@ class LeaseBook:
         for ticket in tuple(queue):
             if (process := self._process_for(ticket, terms)) is not None:
                 queue.remove(ticket)
-                grants.append(Grant(ticket, self._lease(process, ticket, terms)))
+                grants.append(Grant(ticket, self._hand_out(process, ticket, terms)))
         return tuple(grants)
 
     def _process_for(self, ticket: Ticket, terms: Terms) -> _Process | None:
@@ -290,15 +297,15 @@ class LeaseBook:
         own = [entry for entry in usable if entry.owner == ticket.holder]
         return next(iter(own or usable), None)
 
-    def _lease(self, process: _Process, ticket: Ticket, terms: Terms) -> Lease:
-        lease = Lease(process.id, ticket)
-        process.leases.append(lease)
+    def _hand_out(self, process: _Process, ticket: Ticket, terms: Terms) -> Hold:
+        hold = Hold(process.id, ticket)
+        process.holds.append(hold)
         process.idle_since = None
         process.owner_returns = False
         if terms.exclusive:
             process.owner = ticket.holder
-        self._out.add(lease)
-        return lease
+        self._out.add(hold)
+        return hold
 
     def _start(self, server: str, terms: Terms, wanted: int) -> tuple[ProcessId, ...]:
         missing = wanted - len(self._in_state(server, ProcessState.STARTING))

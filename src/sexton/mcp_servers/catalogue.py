@@ -1,0 +1,148 @@
+"""Which tools each server has, and the one name by which everybody else knows a tool.
+
+The catalogue is kept on disk, one file per definition of a server, so that
+listing tools starts nothing.  It is brought up to date whenever the server is
+started or says that its list changed.  A file that cannot be read or written
+costs one start of that server, never more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+from mcp_types import Tool
+
+from sexton.errors import UsageError
+from sexton.mcp_servers.server_config import ServerConfig
+
+LOG = logging.getLogger(__name__)
+
+FORMAT: Final = 1
+SEPARATOR: Final = "__"
+MAX_NAME: Final = 64
+_ALLOWED: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what model providers accept as the name of a function
+_HASH_DIGITS: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CataloguedTool:
+    """One tool of one server; `name` is the one it has outside that server."""
+
+    name: str
+    server: str
+    tool: Tool
+
+
+class ToolNameClash(UsageError):
+    """Two tools would have the same name."""
+
+
+def qualified_name(server: str, tool: str) -> str:
+    """Return `server__tool`, in a form that every model provider accepts.
+
+    At most 64 letters, digits, `_` and `-`.  A name that had to be changed
+    ends in a hash of the original, so that `a.b` and `a_b` stay apart.
+    """
+    name = f"{server}{SEPARATOR}{tool}"
+    if _ALLOWED.fullmatch(name):
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:_HASH_DIGITS]
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+    return f"{plain[: MAX_NAME - _HASH_DIGITS - 1]}_{digest}"
+
+
+def name_tools(servers: Mapping[str, Iterable[Tool]]) -> dict[str, CataloguedTool]:
+    """Return all tools of several servers by their qualified names.
+
+    Raises:
+        ToolNameClash: two of them have the same one; both are named.
+    """
+    named: dict[str, CataloguedTool] = {}
+    for server, tools in servers.items():
+        for tool in tools:
+            entry = CataloguedTool(name=qualified_name(server, tool.name), server=server, tool=tool)
+            if (other := named.setdefault(entry.name, entry)) is not entry:
+                raise _clash(other, entry)
+    return named
+
+
+def _clash(first: CataloguedTool, second: CataloguedTool) -> ToolNameClash:
+    if first.server == second.server:
+        what = f"server {first.server!r} lists the tool {first.tool.name!r} twice"
+        return ToolNameClash(f"{what}, so a call of {first.name!r} could mean either.", hint=_deny_hint(second))
+    what = f"tool {first.tool.name!r} of server {first.server!r} and tool {second.tool.name!r} of server"
+    return ToolNameClash(f"{what} {second.server!r} would both be called {first.name!r}.", hint=_deny_hint(second))
+
+
+def _deny_hint(entry: CataloguedTool) -> str:
+    return (
+        f'rename one of the servers, or put tools = {{ deny = ["{entry.tool.name}"] }} under [servers.{entry.server}]'
+    )
+
+
+@final
+class Catalogue:
+    """The tools of each server, by its definition (`ServerConfig.identity`)."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, tuple[Tool, ...]] = {}
+        self._unreadable: set[str] = set()
+
+    def tools(self, config: ServerConfig) -> tuple[Tool, ...] | None:
+        """Return what is known of a server's tools, as it listed them, or None when it was never asked."""
+        identity = config.identity()
+        if identity not in self._known and identity not in self._unreadable:
+            self._read(identity)
+        return self._known.get(identity)
+
+    def record(self, config: ServerConfig, tools: tuple[Tool, ...]) -> bool:
+        """Remember what a server listed.  Return whether that is news, so that it should be saved."""
+        before = self.tools(config)
+        self._known[config.identity()] = tools
+        return before is None or _dump(before) != _dump(tools)
+
+    def save(self, config: ServerConfig) -> None:
+        """Write what is known of a server to disk.  Blocks; raises OSError."""
+        identity = config.identity()
+        document = {"format": FORMAT, "server": config.name, "tools": _dump(self._known[identity])}
+        _write_whole(self._path(identity), json.dumps(document, ensure_ascii=False))
+
+    def _read(self, identity: str) -> None:
+        try:
+            document = json.loads(self._path(identity).read_text(encoding="utf-8"))
+            self._known[identity] = tuple(Tool.model_validate(tool) for tool in document["tools"])
+        except FileNotFoundError:
+            self._unreadable.add(identity)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            LOG.warning("the kept list of tools %s is not used (%s); it is made anew", self._path(identity), error)
+            self._unreadable.add(identity)
+
+    def _path(self, identity: str) -> Path:
+        return self._folder / f"{identity}.json"
+
+
+def _dump(tools: Iterable[Tool]) -> list[dict[str, Any]]:
+    return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in tools]
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write so that a reader finds the old text or the new one, never a part.  Only the user can read it."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(text)
+            file.flush()
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink()
+            raise
