@@ -243,9 +243,20 @@ def identified(pids: Iterable[int]) -> Identities:
 
 
 def helpers_of(gateway: int) -> Identities:
-    """The warden and the keepers of a gateway: its children and theirs."""
-    wardens = children_of(gateway)
+    """The warden and the keepers of a gateway: those of its children that call themselves so, and theirs."""
+    wardens = wardens_of(gateway)
     return identified([*wardens, *(keeper for warden in wardens for keeper in children_of(warden))])
+
+
+def wardens_of(gateway: int) -> list[int]:
+    return [child for child in children_of(gateway) if name_of(child) == "sexton-warden"]
+
+
+def name_of(pid: int) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().rstrip()
+    except OSError:
+        return None
 
 
 def wait_none_of(processes: Identities, *, within: float) -> float:

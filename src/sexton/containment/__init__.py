@@ -9,9 +9,21 @@ from __future__ import annotations
 
 from sexton.containment.containment import Containment
 from sexton.containment.containment_errors import ContainmentError, SpawnFailed, TreeStuck
-from sexton.containment.ledger import External, Stuck
+from sexton.containment.doctor import DoctorReport, Guarantee, Level, examine
+from sexton.containment.ledger import External, Record, Stuck
 from sexton.containment.progress import TreeEnd
+from sexton.containment.recovery import (
+    RecoveryReport,
+    TreeRecovery,
+    Unfollowed,
+    last_recovery,
+    list_live,
+    list_orphans,
+    list_unfollowed,
+    recover,
+)
 from sexton.containment.spec import DEFAULT_INHERITED_ENV, Limits, ProcessSpec, StopTimes
+from sexton.containment.sweep import SweepReport
 from sexton.containment.tree import ProcessTree
 from sexton.containment.tree_state import Boundary, EndReason, TreeState
 from sexton.containment.tree_status import TreeStatus
@@ -21,16 +33,30 @@ __all__ = [
     "Boundary",
     "Containment",
     "ContainmentError",
+    "DoctorReport",
     "EndReason",
     "External",
+    "Guarantee",
+    "Level",
     "Limits",
     "ProcessSpec",
     "ProcessTree",
+    "Record",
+    "RecoveryReport",
     "SpawnFailed",
     "StopTimes",
     "Stuck",
+    "SweepReport",
     "TreeEnd",
+    "TreeRecovery",
     "TreeState",
     "TreeStatus",
     "TreeStuck",
+    "Unfollowed",
+    "examine",
+    "last_recovery",
+    "list_live",
+    "list_orphans",
+    "list_unfollowed",
+    "recover",
 ]

@@ -17,15 +17,17 @@ from typing import Self, final
 
 import anyio
 
-from sexton.containment import cgroup_boundary, external, identity, ledger, stderr_log
+from sexton.containment import cgroup_boundary, external, identity, ledger, recovery, stderr_log
 from sexton.containment.containment_errors import ContainmentError, TreeStuck
 from sexton.containment.environment import environment_of
 from sexton.containment.identity import ProcessIdentity
 from sexton.containment.ledger import External, LedgerError, Record
 from sexton.containment.order import Descriptors, Order, encode_text
 from sexton.containment.pipes import Pipes
+from sexton.containment.recovery import RecoveryReport
 from sexton.containment.spec import ProcessSpec
 from sexton.containment.stop_ladder import StopTimes
+from sexton.containment.sweep import SweepReport, sweep
 from sexton.containment.tree import ProcessTree
 from sexton.containment.tree_state import Boundary, EndReason, TreeState
 from sexton.containment.tree_status import TreeStatus, examine
@@ -70,6 +72,8 @@ class Containment:
         self._group: Path | None = None
         self._trees: weakref.WeakValueDictionary[str, ProcessTree] = weakref.WeakValueDictionary()
         self._is_closed = False
+        self.recovered = RecoveryReport()
+        """What an earlier gateway had left behind when this was opened."""
 
     @classmethod
     @asynccontextmanager
@@ -78,7 +82,7 @@ class Containment:
         state_dir: Path,
         *,
         boundary: Boundary | None = None,
-        recover: bool = True,  # noqa: ARG003
+        recover: bool = True,
     ) -> AsyncIterator[Self]:
         """Be ready to hold trees; leaving ends them all and proves it.
 
@@ -90,6 +94,8 @@ class Containment:
         """
         containment = cls(_create_instance(state_dir))
         try:
+            if recover:
+                containment.recovered = await recovery.recover(containment.state_dir, own_instance=containment.instance)
             await containment._choose_boundary(boundary)
             yield containment
         finally:
@@ -124,6 +130,14 @@ class Containment:
         recorded = [examine(record) for record in records.values()]
         asked_for = [_reserved(tree) for name, tree in self._trees.items() if name not in records and _is_new(tree)]
         return tuple(sorted(recorded + asked_for, key=lambda status: status.started_at))
+
+    async def sweep(self, *, include_active: bool = False) -> SweepReport:
+        """End what nobody keeps any more, here and of earlier gateways; containers that are left over, too.
+
+        `include_active` ends every tree of this containment as well: only for when nobody uses any.
+        """
+        active = tuple(self._trees.values()) if include_active else ()
+        return await sweep(self.state_dir, own_instance=self.instance, active=active)
 
     async def aclose(self) -> None:
         """End every tree, prove them empty, and let the warden go.  Idempotent.
@@ -298,12 +312,18 @@ class Containment:
     async def _finish(self, tree: ProcessTree) -> None:
         """Both custodians are dead: do what the ledger says.  No record means that it was proven empty before."""
         reason = EndReason.KEEPER_DIED if self.warden_pid is not None else EndReason.WARDEN_DIED
-        if tree.id in {record.tree for record in self._records()}:
+        if self._is_on_record(tree.id):
+            await recovery.recover(self.state_dir, own_instance=self.instance)
+        if self._is_on_record(tree.id):
             raise ContainmentError(
-                f"Keeper and warden of {tree.spec.name!r} are dead; what is left of it is finished by the next start.",
-                hint="restart the gateway",
+                f"Keeper and warden of {tree.spec.name!r} are dead, and something of it does not end.",
+                hint="run: sexton ps, then: sexton reap",
             )
         tree.settle(reason)
+
+    def _is_on_record(self, tree: str) -> bool:
+        """Whether something of that tree is left; a container that is still to be removed is none of its processes."""
+        return any(record.tree == tree and record.state is not TreeState.EXTERNAL_PENDING for record in self._records())
 
     async def _wait_unheld_gone(self) -> None:
         """Trees whose handles are gone end by themselves; a keeper that does not get on is replaced."""

@@ -217,6 +217,7 @@ class Keeper:
         """No member but the leader's zombie, which is let go of only then; and after that, no child and no member."""
         if not self._ladder.has_begun or not self._descent.is_empty():
             return False
+        self._notice_leader_exit()  # it may have exited since we last looked, and its status goes with the zombie
         if self._leader is not None:
             self._leader.reap()
             self._descent.pinned = None

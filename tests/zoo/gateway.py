@@ -1,0 +1,78 @@
+"""A gateway for tests: a process of its own that holds trees, does what it is told, and can be killed.
+
+    python -m zoo.gateway STATE_DIR BOUNDARY       one JSON command a line on stdin, one JSON answer a line on stdout
+
+{"start": [SPEC, ...]} answers when all of them are ready; {"strike": TREE}, {"release": TREE}, {"trees": true} at once.
+At end of file it leaves its containment, and with that ends all its trees.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from sexton.containment import Boundary, Containment, ProcessSpec, ProcessTree, StopTimes
+from zoo.trial import ask, wait_ready
+
+
+class Gateway:
+    """What this process holds."""
+
+    def __init__(self, containment: Containment) -> None:
+        self._containment = containment
+        self._trees: dict[str, ProcessTree] = {}
+
+    async def obey(self, command: dict[str, Any]) -> dict[str, Any]:
+        [(verb, what)] = command.items()
+        if verb == "start":
+            return {"started": await self._start(what)}
+        if verb == "strike":
+            ask(self._trees[what])
+        elif verb == "release":
+            self._trees[what].release()
+        elif verb == "gone":
+            with anyio.fail_after(20):
+                return {"gone": (await self._trees[what].wait_gone()).reason}
+        elif verb == "sweep":
+            await self._containment.sweep()
+        return {"trees": {tree.id: [tree.state, tree.keeper_pid] for tree in self._containment.trees()}}
+
+    async def _start(self, specs: list[dict[str, Any]]) -> dict[str, str]:
+        trees = [self._containment.start(_spec(one)) for one in specs]
+        async with anyio.create_task_group() as tasks:
+            for tree in trees:
+                tasks.start_soon(wait_ready, tree)
+        self._trees |= {tree.id: tree for tree in trees}
+        return {tree.spec.name: tree.id for tree in trees}
+
+
+def _spec(raw: dict[str, Any]) -> ProcessSpec:
+    return ProcessSpec(**raw | {"argv": tuple(raw["argv"]), "stop": StopTimes(**raw["stop"])})
+
+
+def say(message: dict[str, Any]) -> None:
+    os.write(1, json.dumps(message).encode() + b"\n")
+
+
+async def main() -> None:
+    boundary = Boundary(sys.argv[2])
+    async with Containment.open(Path(sys.argv[1]), boundary=boundary) as containment:
+        gateway = Gateway(containment)
+        say({"pid": os.getpid()})
+        pending = b""
+        while True:
+            await anyio.wait_readable(0)
+            if not (chunk := os.read(0, 65536)):
+                return
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                say(await gateway.obey(json.loads(line)))
+
+
+if __name__ == "__main__":
+    anyio.run(main)

@@ -1,0 +1,98 @@
+"""A gateway of the tests, seen from outside: told what to hold, and killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+from sexton.containment import Boundary, StopTimes
+from zoo.oracles import Identities, helpers_of, wait_none_of, wardens_of
+from zoo.trial import QUICK, Trial
+
+_ROOT = Path(__file__).parents[2]
+
+
+class GatewayProcess:
+    """Leaving it closes it, and proves that its helpers are gone."""
+
+    def __init__(self, state_dir: Path, boundary: Boundary) -> None:
+        self.state_dir = state_dir
+        path = os.pathsep.join(str(_ROOT / part) for part in ("src", "tests"))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "zoo.gateway", str(state_dir), boundary],
+            env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._helpers: Identities = {}
+        self.pid = self._process.pid
+        assert self._hear() == {"pid": self.pid}
+
+    def start(self, trials: Iterable[Trial], *, stop: StopTimes = QUICK) -> dict[str, str]:
+        """The ids of the trees, by kind, when all are ready."""
+        specs = [{"name": one.kind, "argv": one.argv, "owner": "zoo", "stop": asdict(stop)} for one in trials]
+        started: dict[str, str] = self.tell(start=specs)["started"]
+        self._helpers |= helpers_of(self.pid)
+        return started
+
+    def tell(self, **command: Any) -> dict[str, Any]:
+        """Give one command; its answer."""
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(command).encode() + b"\n")
+        self._process.stdin.flush()
+        return self._hear()
+
+    @property
+    def warden(self) -> int:
+        [warden] = wardens_of(self.pid)
+        return warden
+
+    def keepers(self) -> list[int]:
+        return [keeper for _, keeper in self.tell(trees=True)["trees"].values()]
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self._process.wait(5)
+
+    def kill_with_all_helpers(self) -> None:
+        """At once: whoever is killed first, none of the others gets to do anything, since all are stopped before."""
+        self._helpers |= helpers_of(self.pid)
+        everyone = [self.pid, *self._helpers]
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in everyone:
+                os.kill(pid, number)
+        self._process.wait(5)
+
+    def wait_helpers_gone(self, *, within: float) -> float:
+        """Seconds until neither warden nor keeper ran any more."""
+        return wait_none_of(self._helpers, within=within)
+
+    def _hear(self) -> dict[str, Any]:
+        assert self._process.stdout
+        ready, _, _ = select.select([self._process.stdout], [], [], 60)
+        assert ready, "the gateway does not answer"
+        line = self._process.stdout.readline()
+        assert line, f"the gateway ended with status {self._process.wait(5)}"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        """End the gateway in the ordinary way, if it still runs."""
+        self._helpers |= helpers_of(self.pid)
+        if self._process.stdin and not self._process.stdin.closed:
+            self._process.communicate(timeout=60)
+        self.wait_helpers_gone(within=10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
