@@ -149,6 +149,7 @@ class FakeServers:
 
     tools: dict[str, tuple[Tool, ...]] = field(default_factory=dict)
     failure: SextonError | None = None
+    stop_failure: SextonError | None = None
     all: dict[str, FakeServer] = field(default_factory=dict)
     alive: list[str] = field(default_factory=list)
     most_alive: dict[str, int] = field(default_factory=dict)
@@ -175,6 +176,8 @@ class FakeServers:
             with anyio.CancelScope(shield=True):
                 await self.stopping.pass_through()
             self.alive.remove(made.name)
+        if self.stop_failure is not None:
+            raise self.stop_failure
 
     @property
     def started(self) -> list[str]:

@@ -214,7 +214,7 @@ async def test_a_server_that_dies_at_its_start_is_told_with_its_last_words(tmp_p
     first, words, intention, next_step = str(caught.value).splitlines()
     assert re.fullmatch(r"server 'github' ended with status 7 before .* \([\d.]+ s after its start\)\.", first)
     assert words == "  Its last words: Error: TOKEN is not set"
-    assert re.fullmatch(r"  We try again in 0\.\d+ s \(attempt 2 of 5\)\.", intention)
+    assert re.fullmatch(r"  Its processes are gone; we try again in 0\.\d+ s \(attempt 2 of 5\)\.", intention)
     assert next_step == "Next: run: sexton servers check github"
 
 

@@ -14,6 +14,7 @@ from mcp_types import CallToolResult, TextContent
 
 from fake_clock import settle
 from fake_servers import Bench, FakeServers, bench, exclusive, server, tool
+from sexton.containment import TreeStuck
 from sexton.errors import SextonError
 from sexton.mcp_servers import (
     CallRefused,
@@ -201,6 +202,18 @@ async def test_stopping_the_pool_ends_all_servers_and_refuses_who_waits(tmp_path
     assert isinstance(waiting.error, PoolClosed)
     with pytest.raises(PoolClosed):
         await call(running, "files")
+
+
+async def test_a_server_whose_end_cannot_be_proven_is_told_and_does_not_block_the_next_one(tmp_path: Path) -> None:
+    fakes = FakeServers(stop_failure=TreeStuck("process 42 of 'files' does not end.", stuck=()))
+    async with bench(tmp_path, server("files"), servers=fakes) as running:
+        await call(running, "files")
+        await running.clock.advance(60)
+        assert [event.data["error"] for event in running.events("stuck")] == ["process 42 of 'files' does not end."]
+        assert running.events("gone") == []
+        fakes.stop_failure = None
+        assert await call(running, "files") == "files#2"
+        assert running.pool.status()[0].breaker_status.failures == 0
 
 
 # Keeping warm

@@ -17,14 +17,15 @@ import anyio.abc
 import anyio.lowlevel
 
 from sexton.clock import Clock
+from sexton.containment import TreeStuck
 from sexton.errors import SextonError
 from sexton.mcp_servers.breaker import Breaker, BreakerPolicy, BreakerState, BreakerStatus
 from sexton.mcp_servers.lease_book import Hold, LeaseBook, ProcessId, ProcessState, ProcessUse, Steps, Terms, Ticket
 from sexton.mcp_servers.pool_errors import no_place, pool_closed, start_failed, start_refused, unknown_server
 from sexton.mcp_servers.retirement import Reason, Service, judge
 from sexton.mcp_servers.running_server import OpenServer, RunningServer
-from sexton.mcp_servers.server_config import ServerConfig, Sharing
-from sexton.mcp_servers.server_errors import ServerDied
+from sexton.mcp_servers.server_config import ServerConfig, Sharing, StdioServer
+from sexton.mcp_servers.server_errors import ConnectFailed, ServerDied
 
 if TYPE_CHECKING:
     from sexton.journal import JSON
@@ -55,6 +56,7 @@ class FleetProcess:
     started_at: float = math.nan
     end_by: float = math.inf
     reason: Reason | None = None
+    stuck: TreeStuck | None = None
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     told_to_stop: anyio.Event = field(default_factory=anyio.Event)
     gone: anyio.Event = field(default_factory=anyio.Event)
@@ -269,7 +271,12 @@ class Fleet:
         status = self.breaker_status(server)
         if server not in self.configs:
             return unknown_server(server, self.configs)
-        return start_refused(server, status) if failure is None else start_failed(server, failure, status)
+        if failure is None:
+            return start_refused(server, status)
+        ran = isinstance(self.configs[server].transport, StdioServer) and isinstance(
+            failure, ServerDied | ConnectFailed
+        )
+        return start_failed(server, failure, status, processes_gone=ran)
 
     def _begin(self, process: ProcessId) -> None:
         assert self._tasks is not None
@@ -304,6 +311,9 @@ class Fleet:
             async with self._open_server(process.config) as server:
                 if self._started(process, server):
                     await self._watch(process, server)
+        except TreeStuck as error:
+            process.stuck = error
+            self._lost(process, error)
         except SextonError as error:
             self._lost(process, error)
         except Exception as error:  # the outermost edge of this process's task
@@ -366,13 +376,16 @@ class Fleet:
             breaker.connection_lost(error.what, now)
 
     def _gone(self, process: FleetProcess) -> None:
-        """Its end is proven."""
+        """Its end is proven, or it is `stuck`, and then containment goes on trying."""
         if self._book.state(process.id) is not ProcessState.ENDING:
             self._book.lost(process.id)  # `run` was cancelled
         self._book.gone(process.id)
         del self._processes[process.id]
         process.gone.set()
-        self._tell("gone", process.id, reason=process.reason)
+        if process.stuck is None:
+            self._tell("gone", process.id, reason=process.reason)
+        else:
+            self._tell("stuck", process.id, error=process.stuck.what)
         self._settle(process.id.server)
 
     # Time

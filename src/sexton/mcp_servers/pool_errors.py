@@ -55,15 +55,16 @@ def tool_denied(server: str, tool: str, *, by: str) -> ToolDenied:
     )
 
 
-def start_failed(server: str, error: SextonError, breaker: BreakerStatus) -> ServerUnavailable:
+def start_failed(server: str, error: SextonError, breaker: BreakerStatus, *, processes_gone: bool) -> ServerUnavailable:
     """Say what happened, in the words of who noticed it, and what we do about it."""
-    return ServerUnavailable(f"{error.what}\n  {_intention(breaker)}.", hint=_hint(server, error.hint))
+    what = f"Its processes are gone; {_intention(breaker)}." if processes_gone else _sentence(_intention(breaker))
+    return ServerUnavailable(f"{error.what}\n  {what}", hint=_hint(server, error.hint))
 
 
 def start_refused(server: str, breaker: BreakerStatus) -> ServerUnavailable:
     """Say that nothing was tried, why, and when it will be."""
     times = "once" if breaker.failures == 1 else f"{breaker.failures} times in a row"
-    what = f"server {server!r} is not started now: it failed {times}.\n  {_intention(breaker)}."
+    what = f"server {server!r} is not started now: it failed {times}.\n  {_sentence(_intention(breaker))}"
     if breaker.last_error:
         what += f"\n  The last failure: {breaker.last_error}"
     return ServerUnavailable(what, hint=_hint(server, None))
@@ -96,8 +97,12 @@ def seconds(duration: float) -> str:
 def _intention(breaker: BreakerStatus) -> str:
     wait = f"we try again in {seconds(breaker.retry_in)}" if breaker.retry_in else "we try again when it is next needed"
     if breaker.state is BreakerState.OPEN:
-        return f"After {breaker.failures} failures in a row {wait}"
-    return f"{wait[0].upper()}{wait[1:]} (attempt {breaker.failures + 1} of {breaker.attempts})"
+        return f"after {breaker.failures} failures in a row {wait}"
+    return f"{wait} (attempt {breaker.failures + 1} of {breaker.attempts})"
+
+
+def _sentence(clause: str) -> str:
+    return f"{clause[0].upper()}{clause[1:]}."
 
 
 def _hint(server: str, first: str | None) -> str:
