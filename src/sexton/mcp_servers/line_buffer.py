@@ -40,10 +40,6 @@ class LineBuffer:
             raise LineLimitExceeded
         return finished
 
-    def rest(self) -> bytes:
-        """Return what was read of a line that never ended."""
-        return b"".join(self._parts)
-
     def _hold(self, part: bytes) -> None:
         self._parts.append(part)
         self._held += len(part)

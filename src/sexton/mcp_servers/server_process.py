@@ -156,8 +156,11 @@ class ServerProcess:
             except Exception as error:  # noqa: BLE001 - raised again below, out of the task group
                 failure = error
             finally:
-                await process._shut_down()
-                tasks.cancel_scope.cancel()
+                try:
+                    await process._shut_down()
+                finally:
+                    process._transport.close()
+                    tasks.cancel_scope.cancel()
         if failure is not None:
             raise failure
 

@@ -72,8 +72,11 @@ async def stdio_client(server: StdioServerParameters, errlog: TextIO = sys.stder
             try:
                 yield connection.read_stream, connection.write_stream
             finally:
-                await connection.shut_down()
-                tasks.cancel_scope.cancel()
+                try:
+                    await connection.shut_down()
+                finally:
+                    connection.close()
+                    tasks.cancel_scope.cancel()
 
 
 class _Connection:
@@ -153,6 +156,10 @@ class _Connection:
             self._tree.release()
         with anyio.move_on_after(_GONE_TIMEOUT, shield=True):
             await self._tree.wait_gone()
+
+    def close(self) -> None:
+        """Let go of everything but the tree."""
+        self._pipes.close()
         self._to_session.close()
         self._from_session.close()
 

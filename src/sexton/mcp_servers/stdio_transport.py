@@ -16,8 +16,7 @@ from typing import final
 import anyio
 
 from sexton.mcp_servers.line_buffer import LineBuffer, LineLimitExceeded
-
-_CHUNK = 256 * 1024
+from sexton.mcp_servers.pipe_reader import pipe_reader
 
 __all__ = ["LineLimitExceeded", "OutgoingLine", "StdinClosed", "StdinStalled", "StdioTransport"]
 
@@ -46,7 +45,8 @@ class StdioTransport:
     """The two pipes of one process, as lines.
 
     `stdin` is written to, `stdout` read from; both are non-blocking
-    descriptors that stay the caller's.  Run `write_out` in a task.
+    descriptors that stay the caller's.  Run `write_out` in a task, and `close`
+    at the end.
     `write_timeout` is in seconds without a single byte taken.  `transcode` turns
     what is read into UTF-8, when the other side uses another encoding.
     """
@@ -61,7 +61,7 @@ class StdioTransport:
         transcode: Callable[[bytes], bytes] | None = None,
     ) -> None:
         self._stdin = stdin
-        self._stdout = stdout
+        self._reader = pipe_reader(stdout)
         self._write_timeout = write_timeout
         self._transcode = transcode
         self._incoming = LineBuffer(max_line_bytes)
@@ -77,14 +77,14 @@ class StdioTransport:
             anyio.EndOfStream: the pipe's write end is closed.
             LineLimitExceeded: a line is longer than `max_line_bytes`.
         """
-        await anyio.wait_readable(self._stdout)
-        try:
-            chunk = os.read(self._stdout, _CHUNK)
-        except BlockingIOError:
-            return []
+        chunk = await self._reader.read()
         if not chunk:
             raise anyio.EndOfStream
         return self._incoming.feed(self._transcode(chunk) if self._transcode else chunk)
+
+    def close(self) -> None:
+        """Let go of `stdout`, before it is closed."""
+        self._reader.close()
 
     def write(self, line: bytes) -> OutgoingLine:
         """Write as much of `line` as the pipe takes now and leave the rest to `write_out`.  Never blocks."""
