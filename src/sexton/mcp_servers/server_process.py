@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn, final
 
@@ -125,14 +126,14 @@ class ServerProcess:
             ConnectFailed: the server refused the handshake.
         """
         deadline = anyio.current_time() + config.connect_timeout
+        start = partial(cls._serving, config, containment, owner, log_dir, callbacks, deadline)
         async with AsyncExitStack() as stack:
-            try:
-                opening = cls._serving(config, containment, owner, log_dir, callbacks, config.protocol, deadline)
-                process = await stack.enter_async_context(opening)
-            except _DiedOfProbe:
+            process: ServerProcess | None = None
+            with suppress(_DiedOfProbe):
+                process = await stack.enter_async_context(start(config.protocol))
+            if process is None:
                 _log.info("server %r ended when asked server/discover; starting it in the legacy way", config.name)
-                opening = cls._serving(config, containment, owner, log_dir, callbacks, "legacy", deadline)
-                process = await stack.enter_async_context(opening)
+                process = await stack.enter_async_context(start("legacy"))
             yield process
 
     @classmethod
@@ -144,8 +145,8 @@ class ServerProcess:
         owner: str,
         log_dir: Path | None,
         callbacks: Callbacks,
-        protocol: Protocol,
         deadline: float,
+        protocol: Protocol,
     ) -> AsyncIterator[ServerProcess]:
         failure: Exception | None = None
         async with containment.start(_spec(config, owner, log_dir)) as tree, anyio.create_task_group() as tasks:
@@ -431,7 +432,7 @@ def _spec(config: ServerConfig, owner: str, log_dir: Path | None) -> ProcessSpec
         argv=(transport.command, *transport.args),
         owner=owner,
         env=transport.env,
-        cwd=transport.cwd,
+        cwd=transport.cwd or Path.cwd(),
         stderr=log_dir / f"{config.name}.log" if log_dir else None,
         stop=config.stop,
         limits=config.limits,

@@ -193,7 +193,7 @@ def _spec(server: StdioServerParameters, errlog: TextIO | None) -> ProcessSpec:
         owner=f"pid:{os.getpid()}",
         env=env,
         inherit_env=(),
-        cwd=Path(server.cwd) if server.cwd is not None else None,
+        cwd=Path(server.cwd) if server.cwd is not None else Path.cwd(),
         stderr=2 if errlog is None else errlog.fileno(),
     )
 

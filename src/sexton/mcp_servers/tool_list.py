@@ -60,8 +60,8 @@ class ToolList:
         """Listen for changes for as long as a 2026-07-28 server tells of them.  Older ones tell unasked."""
         session = self._session
         assert session is not None
-        offered = session.server_capabilities.tools if session.server_capabilities else None
-        if offered is None or not offered.list_changed:
+        # Not asked for by `listChanged` in the capabilities: the SDK's servers tell of changes without announcing it.
+        if session.server_capabilities is None or session.server_capabilities.tools is None:
             return
         try:
             async with listen(session, tools_list_changed=True) as changes:
