@@ -11,7 +11,14 @@ from typing import Any, Literal
 import anyio
 import pytest
 from mcp import ClientSession, MCPError
-from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, InputRequiredResult, InputResponses, TextContent
+from mcp_types import (
+    CallToolResult,
+    ElicitRequestParams,
+    ElicitResult,
+    InputRequiredResult,
+    InputResponses,
+    TextContent,
+)
 
 from sexton.containment import Containment
 from sexton.mcp_servers.callbacks import Callbacks
