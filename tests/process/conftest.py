@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from process.programs import MARK, Program
 from sexton.containment import Boundary, Containment, cgroup_boundary
 from zoo.oracles import all_pids, describe, open_files, wait_until
-
-MARK = "SEXTON_TEST_FOLDER"
-"""Every program that a test starts carries its test's folder in this variable."""
 
 
 def _boundaries() -> list[Boundary]:
@@ -44,6 +42,11 @@ async def containment(
 ) -> AsyncIterator[Containment]:
     async with Containment.open(tmp_path / "state", boundary=boundary) as opened:
         yield opened
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    return Program(tmp_path)
 
 
 def left_of(folder: Path) -> list[int]:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from mcp_types import CallToolResult, TextContent
 
-from process.conftest import MARK
+from process.programs import MARK
 from sexton.clock import SystemClock
 from sexton.containment import Containment, StopTimes
 from sexton.errors import SextonError

@@ -312,18 +312,9 @@ class Containment:
     async def _finish(self, tree: ProcessTree) -> None:
         """Both custodians are dead: do what the ledger says.  No record means that it was proven empty before."""
         reason = EndReason.KEEPER_DIED if self.warden_pid is not None else EndReason.WARDEN_DIED
-        if self._is_on_record(tree.id):
-            await recovery.recover(self.state_dir, own_instance=self.instance)
-        if self._is_on_record(tree.id):
-            raise ContainmentError(
-                f"Keeper and warden of {tree.spec.name!r} are dead, and something of it does not end.",
-                hint="run: sexton ps, then: sexton reap",
-            )
-        tree.settle(reason)
-
-    def _is_on_record(self, tree: str) -> bool:
-        """Whether something of that tree is left; a container that is still to be removed is none of its processes."""
-        return any(record.tree == tree and record.state is not TreeState.EXTERNAL_PENDING for record in self._records())
+        report = await recovery.recover(self.state_dir, own_instance=self._instance.id)
+        left = [one.stuck for one in report.trees if one.tree == tree.id and one.state is TreeState.STUCK]
+        tree.settle(reason, stuck=left[0] if left else ())
 
     async def _wait_unheld_gone(self) -> None:
         """Trees whose handles are gone end by themselves; a keeper that does not get on is replaced."""

@@ -31,9 +31,14 @@ class TreeStuck(ContainmentError):
         self.stuck = stuck
 
 
-def spawn_failed(spec: ProcessSpec, failure: LaunchFailure | None) -> SpawnFailed:
+def spawn_failed(spec: ProcessSpec, failure: LaunchFailure | None, *, had_keeper: bool) -> SpawnFailed:
     """The error for a launch that came to nothing; None: it was ended before it could begin."""
     program = spec.argv[0]
+    if failure is None and not had_keeper:
+        return SpawnFailed(
+            f"{spec.name!r} was not started: the warden died when it was asked; nothing of it ran.",
+            hint="try again: there is a new warden then",
+        )
     if failure is None:
         return SpawnFailed(f"{spec.name!r} was ended before {program!r} ran.")
     reason, hint = _explain(spec, failure)

@@ -219,6 +219,8 @@ class Keeper:
             return False
         self._notice_leader_exit()  # it may have exited since we last looked, and its status goes with the zombie
         if self._leader is not None:
+            if self._exit is None:  # it has just gone: its status is taken and told first
+                return False
             self._leader.reap()
             self._descent.pinned = None
         return has_no_children() and (self._leaf is None or self._leaf.is_empty())
@@ -240,6 +242,16 @@ class Keeper:
         self._book.close()
         status = self._exit or ExitStatus(returncode=None, signal=None)
         self._tell("gone", reason=self._book.record.reason, **asdict(status))
+        if self._book.record.externals:
+            self._remove_containers()
+
+    def _remove_containers(self) -> None:
+        """Done by the keeper, since the gateway may be dead.  What cannot be removed now stays in the ledger."""
+        from sexton.containment import external  # noqa: PLC0415 -- it takes memory that only few keepers need
+
+        removals = [external.remove(one) for one in self._book.record.externals]
+        if all(removal.pending is None for removal in removals):
+            self._book.forget()
 
     def _remove_leaf(self) -> None:
         """The kernel may hold an empty cgroup for a few milliseconds more."""

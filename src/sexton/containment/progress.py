@@ -115,10 +115,11 @@ class TreeProgress:
     def unattended(self) -> TreeProgress:
         return self if self.gone is not None else replace(self, is_unattended=True)
 
-    def finished(self, reason: EndReason) -> TreeProgress:
-        """Somebody else has proven it empty."""
+    def finished(self, reason: EndReason, *, stuck: tuple[Stuck, ...] = ()) -> TreeProgress:
+        """Somebody else has ended it: proven empty, but for what is `stuck`."""
         end = self.ended or TreeEnd(reason=reason)
-        return replace(self, reason=end.reason, ended=end, gone=end, is_unattended=False, stuck=())
+        gone = None if stuck else end
+        return replace(self, reason=end.reason, ended=end, gone=gone, is_unattended=bool(stuck), stuck=stuck)
 
 
 def _end(report: Mapping[str, Any]) -> TreeEnd:

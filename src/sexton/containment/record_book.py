@@ -55,7 +55,11 @@ class RecordBook:
         if self.record.externals:
             self.enter(state=TreeState.EXTERNAL_PENDING, census=(), leaf=None)
         else:
-            ledger.remove(self._folder, self.record.tree)
+            self.forget()
+
+    def forget(self) -> None:
+        """Nothing is left of the tree anywhere."""
+        ledger.remove(self._folder, self.record.tree)
 
     def _complain(self, error: OSError) -> None:
         if not self._is_broken:

@@ -17,6 +17,7 @@ import anyio.lowlevel
 
 from sexton.containment import lifeline
 from sexton.containment.containment_errors import TreeStuck, spawn_failed, tree_stuck
+from sexton.containment.ledger import Stuck
 from sexton.containment.pipes import Pipes
 from sexton.containment.progress import TreeEnd, TreeProgress
 from sexton.containment.reports import Reports
@@ -122,7 +123,7 @@ class ProcessTree:
         """
         progress = await self._wait(lambda seen: seen.is_settled)
         if progress.leader_pid is None:
-            raise spawn_failed(self.spec, progress.failure)
+            raise spawn_failed(self.spec, progress.failure, had_keeper=progress.keeper is not None)
 
     async def wait_ended(self) -> TreeEnd:
         """Wait until the leader has exited; the rest of the tree may still be there."""
@@ -141,9 +142,9 @@ class ProcessTree:
             raise tree_stuck(self.spec, progress.stuck)
         return progress.gone
 
-    def settle(self, reason: EndReason) -> None:
-        """Enter that the tree was proven empty by others than its custodians, who are dead."""
-        self._reports.change(lambda seen: seen.finished(reason))
+    def settle(self, reason: EndReason, *, stuck: tuple[Stuck, ...]) -> None:
+        """Enter what recovery has done in place of the custodians, who are dead: all of it, or all but `stuck`."""
+        self._reports.change(lambda seen: seen.finished(reason, stuck=stuck))
 
     async def __aenter__(self) -> Self:
         return self
