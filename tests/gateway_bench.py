@@ -117,7 +117,7 @@ class FakePool:
         return self.servers
 
     @asynccontextmanager
-    async def lease(self, server: str, *, holder: str) -> AsyncIterator[FakeLease]:
+    async def lease(self, server: str, *, holder: str, returns: bool = True) -> AsyncIterator[FakeLease]:
         self.holders.append(holder)
         try:
             yield FakeLease(self, server)
@@ -140,6 +140,12 @@ class FakePool:
 class FakeLease:
     pool: FakePool
     server: str
+
+    async def list_tools(self) -> tuple[FakeTool, ...]:
+        return tuple(FakeTool(name=name) for name in ("now", "wait", "fail", "bug", "sad"))
+
+    def admits(self, tool: str) -> bool:
+        return tool != "denied"
 
     async def call_tool(self, name: str, arguments: Mapping[str, Any], *, timeout: float | None = None) -> FakeResult:
         self.pool.calls.append((self.server, name, dict(arguments)))
@@ -175,9 +181,16 @@ class FakeTree:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FakeRecovery:
+    trees: tuple[object, ...] = ()
+    unfollowed: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class FakeSweep:
-    trees: tuple[str, ...] = ()
-    include_active: bool = False
+    recovery: FakeRecovery = FakeRecovery()
+    ended: tuple[str, ...] = ()
+    stuck: tuple[str, ...] = ()
 
 
 class FakeContainment:
@@ -192,7 +205,7 @@ class FakeContainment:
 
     async def sweep(self, *, include_active: bool = False) -> FakeSweep:
         self.sweeps.append(include_active)
-        return FakeSweep(trees=("t-0",), include_active=include_active)
+        return FakeSweep(ended=("t-1",) if include_active else ())
 
 
 @dataclass(frozen=True, kw_only=True)

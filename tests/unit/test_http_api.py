@@ -110,13 +110,14 @@ async def test_an_unknown_name_is_answered_with_the_nearest_one(client: httpx2.A
         await client.post("servers/tiem/restart"),
         await client.post("servers/tiem/check"),
         await client.post("calls", json={"server": "tiem", "tool": "now"}),
+        await client.post("calls", json={"server": "time", "tool": "nwo"}),
         await client.get("jobs/clok"),
         await client.delete("jobs/clok"),
         await client.get("jobs/clok/next"),
         await client.get("runs", params={"job": "clok"}),
     ]
     assert {answer.status_code for answer in answers} == {404}
-    assert [answer.json()["nearest"] for answer in answers] == ["time"] * 4 + ["clock"] * 4
+    assert [answer.json()["nearest"] for answer in answers] == ["time"] * 4 + ["now"] + ["clock"] * 4
 
 
 # Bodies
@@ -314,12 +315,13 @@ async def test_the_state_of_servers_and_processes_is_told(client: httpx2.AsyncCl
 
 
 async def test_reaping_spares_what_is_in_use_unless_told(client: httpx2.AsyncClient, bench: GatewayBench) -> None:
-    assert [tree["id"] for tree in (await client.post("reap", json={"dry_run": True})).json()["trees"]] == ["t-0"]
+    dry = (await client.post("reap", json={"dry_run": True})).json()
+    assert [tree["id"] for tree in dry["would_end"]] == ["t-0"]
     everything = await client.post("reap", json={"dry_run": True, "include_active": True})
-    assert [tree["id"] for tree in everything.json()["trees"]] == ["t-0", "t-1"]
+    assert [tree["id"] for tree in everything.json()["would_end"]] == ["t-0", "t-1"]
     assert bench.containment.sweeps == []
     await client.post("reap", json={})
-    await client.post("reap", json={"include_active": True})
+    assert (await client.post("reap", json={"include_active": True})).json()["ended"] == ["t-1"]
     assert bench.containment.sweeps == [False, True]
 
 

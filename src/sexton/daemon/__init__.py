@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sexton.daemon.data_folder import DataFolderInUse, claimed_data_folder, holder_of
-    from sexton.daemon.lifecycle import serve
     from sexton.daemon.quantities import format_duration, parse_duration, parse_size
     from sexton.daemon.server_import import ImportReport, Variable, import_servers
     from sexton.daemon.service import ServiceUnit, install_service, service_unit
     from sexton.daemon.settings import Settings, load_settings
     from sexton.daemon.settings_problems import Problem, SettingsError
+    from sexton.daemon.single_call import call_once
     from sexton.daemon.starter import Launchers, starter_text, write_starter
 
 _HOMES = {
@@ -32,6 +32,7 @@ _HOMES = {
     "ServiceUnit": "service",
     "SettingsError": "settings_problems",
     "Variable": "server_import",
+    "call_once": "single_call",
     "claimed_data_folder": "data_folder",
     "format_duration": "quantities",
     "holder_of": "data_folder",
@@ -40,7 +41,6 @@ _HOMES = {
     "load_settings": "settings",
     "parse_duration": "quantities",
     "parse_size": "quantities",
-    "serve": "lifecycle",
     "service_unit": "service",
     "starter_text": "starter",
     "write_starter": "starter",
@@ -55,6 +55,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Variable",
+    "call_once",
     "claimed_data_folder",
     "format_duration",
     "holder_of",
@@ -63,7 +64,6 @@ __all__ = [
     "load_settings",
     "parse_duration",
     "parse_size",
-    "serve",
     "service_unit",
     "starter_text",
     "write_starter",

@@ -172,8 +172,21 @@ class TreeDocument(TypedDict):
 
 
 class ProcessesDocument(TypedDict):
-    boundary: str
+    """`boundary` is the one in force; None where no gateway runs."""
+
+    boundary: str | None
     trees: Sequence[TreeDocument]
+
+
+class ReapDocument(TypedDict):
+    """What a sweep would end (dry run), or what it found without a keeper, ended, and could not end."""
+
+    dry_run: bool
+    would_end: Sequence[TreeDocument]
+    recovered: Sequence[Mapping[str, Any]]  # tree, name, owner, state, killed, containers, escaped, stuck, pending
+    ended: Sequence[str]  # ids of trees that were in use (include_active)
+    stuck: Sequence[str]  # ids of trees that do not end; every sweep tries again
+    unfollowed: Sequence[Mapping[str, Any]]  # path, why: records that nobody may act on
 
 
 class EventDocument(TypedDict):

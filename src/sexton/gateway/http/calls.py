@@ -13,7 +13,8 @@ from starlette.requests import Request
 from sexton.gateway.documents import CallDocument
 from sexton.gateway.http.body import RequestBody, read_body
 from sexton.gateway.http.disconnect import while_connected
-from sexton.gateway.http.parts import Gateway, ToolResult
+from sexton.gateway.http.parts import Gateway, Lease, ToolResult
+from sexton.gateway.http.problem import not_found
 from sexton.gateway.http.servers import known_server
 
 
@@ -38,9 +39,17 @@ async def call_tool(gateway: Gateway, request: Request) -> CallDocument:
 
 async def _call(gateway: Gateway, asked: CallRequest) -> CallDocument:
     began = gateway.clock.monotonic()
-    async with gateway.pool.lease(asked.server, holder=f"api:{uuid4().hex[:8]}") as lease:
+    async with gateway.pool.lease(asked.server, holder=f"api:{uuid4().hex[:8]}", returns=False) as lease:
+        await require_tool(lease, asked.server, asked.tool)
         result = await lease.call_tool(asked.tool, asked.arguments, timeout=asked.timeout)
     return call_document(asked.server, asked.tool, result, seconds=gateway.clock.monotonic() - began)
+
+
+async def require_tool(lease: Lease, server: str, tool: str) -> None:
+    """Raise `Problem` 404 with the nearest name if the server has no such tool.  Denying is up to the lease."""
+    names = [known.name for known in await lease.list_tools()]
+    if tool not in names and lease.admits(tool):
+        raise not_found(f"tool of server {server!r} named", tool, names, listing=f"sexton servers tools {server}")
 
 
 def call_document(server: str, tool: str, result: ToolResult, *, seconds: float) -> CallDocument:

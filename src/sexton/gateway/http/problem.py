@@ -55,10 +55,14 @@ class Problem(SextonError):
         return Response(body, self.status, self.headers, media_type="application/problem+json")
 
 
-def not_found(noun: str, name: str, known: Iterable[str], *, listing: str) -> Problem:
+class WrongRequest(Problem, UsageError):
+    """The request itself was wrong: a name that does not exist, a body of another shape."""
+
+
+def not_found(noun: str, name: str, known: Iterable[str], *, listing: str) -> WrongRequest:
     """There is no such thing; names the nearest one that there is.  `listing` is the command that shows them all."""
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return Problem(
+    return WrongRequest(
         status=404,
         kind="not-found",
         what=f"There is no {noun} {name!r}.",
@@ -67,8 +71,8 @@ def not_found(noun: str, name: str, known: Iterable[str], *, listing: str) -> Pr
     )
 
 
-def bad_request(what: str, *, hint: str | None = None, more: Mapping[str, Any] | None = None) -> Problem:
-    return Problem(status=400, kind="bad-request", what=what, hint=hint, more=more)
+def bad_request(what: str, *, hint: str | None = None, more: Mapping[str, Any] | None = None) -> WrongRequest:
+    return WrongRequest(status=400, kind="bad-request", what=what, hint=hint, more=more)
 
 
 def problem_of(error: SextonError) -> Problem:

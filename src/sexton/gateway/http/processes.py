@@ -7,10 +7,11 @@ from typing import Any
 
 from starlette.requests import Request
 
-from sexton.gateway.documents import ProcessesDocument, TreeDocument
+from sexton.gateway.documents import ProcessesDocument, ReapDocument, TreeDocument
 from sexton.gateway.http.body import RequestBody, read_body
 from sexton.gateway.http.parts import Gateway, TreeStatus
 from sexton.gateway.plain import plain
+from sexton.gateway.reap_documents import dry_run_document, reap_document
 from sexton.gateway.record_documents import record_document
 
 
@@ -61,13 +62,13 @@ def _holders(gateway: Gateway) -> Mapping[int, Sequence[str]]:
     }
 
 
-async def reap(gateway: Gateway, request: Request) -> Mapping[str, Any]:
+async def reap(gateway: Gateway, request: Request) -> ReapDocument:
     """End what nobody holds, prove it gone, and say what it was."""
     asked = await read_body(request, ReapRequest)
     if asked.dry_run:
-        return {"dry_run": True, "trees": _would_end(gateway, include_active=asked.include_active)}
+        return dry_run_document(_would_end(gateway, include_active=asked.include_active))
     report = await gateway.containment.sweep(include_active=asked.include_active)
-    return {"dry_run": False, **plain(report)}
+    return reap_document(report.recovery, ended=report.ended, stuck=report.stuck)
 
 
 def _would_end(gateway: Gateway, *, include_active: bool) -> Sequence[TreeDocument]:

@@ -1,0 +1,100 @@
+"""What `sexton up` shows: one line per event that a person likes to watch.
+
+Time, symbol, subject, what happened.  Colours and symbols beyond ASCII only where they can be shown; a line is cut to
+the width of a terminal and never elsewhere.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Protocol, TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from sexton.cli.event_lines import EventLine, line_of
+from sexton.cli.output import console_for, printable
+
+_NARROWEST, _WIDEST = 10, 24  # columns of the subject
+
+
+class Event(Protocol):
+    """One entry of the journal."""
+
+    @property
+    def at(self) -> datetime: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def data(self) -> Mapping[str, Any]: ...
+
+
+class EventConsole:
+    """Writes events to a stream.  A stream that nobody reads any more is no reason to stop the gateway."""
+
+    def __init__(self, stream: TextIO = sys.stdout) -> None:
+        self._stream = stream
+        self._console = console_for(stream)
+        self._is_terminal = stream.isatty()
+        self._plain_symbols = not _can_show(stream, "▶✔✘●○◆·")
+        self._subject_width = _NARROWEST
+        self._gone = False
+
+    def show(self, event: Event) -> None:
+        """Print the event, if it is one that a person likes to see."""
+        if event.kind == "gateway.ready":
+            self.say(f"ready {event.data['url']}")
+        elif line := line_of(event.kind, event.data):
+            self._print(self._laid_out(event, line))
+            if line.hint:
+                self._print(Text.assemble(" " * (self._indent() - 6), ("Next: ", "bold"), printable(line.hint)))
+
+    def say(self, text: str) -> None:
+        """A plain line of its own, as programs look for it."""
+        self._write(text + "\n")
+
+    def _laid_out(self, event: Event, line: EventLine) -> Text:
+        symbol, ascii_symbol, style = line.mark.value
+        self._subject_width = min(_WIDEST, max(self._subject_width, len(event.subject)))
+        return Text.assemble(
+            (f"{event.at.astimezone():%H:%M:%S}", "dim"),
+            "  ",
+            (ascii_symbol if self._plain_symbols else symbol, style),
+            " ",
+            (printable(event.subject).plain.ljust(self._subject_width), "bold"),
+            "  ",
+            printable(line.text),
+        )
+
+    def _indent(self) -> int:
+        return 8 + 2 + 1 + 1 + self._subject_width + 2
+
+    def _print(self, line: Text) -> None:
+        if self._is_terminal:
+            line.truncate(self._console.width, overflow="ellipsis")
+        rendered = io.StringIO()  # rich ends the process on a broken pipe, so it never sees the stream itself
+        console = Console(file=rendered, force_terminal=self._is_terminal, highlight=False)
+        console.print(line, soft_wrap=True)
+        self._write(rendered.getvalue())
+
+    def _write(self, text: str) -> None:
+        if self._gone:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:  # a broken pipe, or a terminal that was closed (EIO)
+            self._gone = True
+
+
+def _can_show(stream: TextIO, symbols: str) -> bool:
+    try:
+        symbols.encode(stream.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

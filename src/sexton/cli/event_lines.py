@@ -1,0 +1,244 @@
+"""From an event of the journal to the line that a person reads of it, or to none (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from sexton.cli.figures import counted, duration, first_line
+
+
+class Mark(Enum):
+    """What kind of news a line is: its symbol, the one where only ASCII can be shown, its style."""
+
+    BEGAN = ("▶", ">", "cyan")
+    DONE = ("✔", "+", "green")
+    FAILED = ("✘", "x", "red")
+    WARNING = ("!", "!", "yellow")
+    UP = ("●", "o", "green")
+    COMING = ("○", ".", "cyan")
+    DOWN = ("○", ".", "dim")
+    SHARED = ("◆", "*", "magenta")
+    NOTE = ("·", "-", "dim")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventLine:
+    """`hint` is what to do next, on a line of its own."""
+
+    mark: Mark
+    text: str
+    hint: str | None = None
+
+
+Data = Mapping[str, Any]
+
+
+def line_of(kind: str, data: Data) -> EventLine | None:
+    """The line for an event; None for what only programs care about."""
+    if teller := _TELLERS.get(kind):
+        return teller(data)
+    return _told_problem(data) if data.get("what") else None
+
+
+def _run_started(data: Data) -> EventLine:
+    how = {"manual": " by hand", "catch_up": " late, to catch up", "retry": f" again, attempt {data.get('attempt')}"}
+    return EventLine(mark=Mark.BEGAN, text=f"run {_short(data)} started{how.get(str(data.get('trigger')), '')}")
+
+
+def _run_ended(data: Data) -> EventLine:
+    took = f" in {duration(data['seconds'])}" if data.get("seconds") is not None else ""
+    match data.get("state"):
+        case "ran":
+            said = first_line(data.get("output"))
+            return EventLine(mark=Mark.DONE, text=f"ran{took}" + (f": {said}" if said else ""))
+        case "failed":
+            what, hint = _split_hint(data.get("error") or data.get("reason"))
+            after = took.replace(" in ", " after ")
+            return EventLine(mark=Mark.FAILED, text=f"failed{after}" + (f": {what}" if what else ""), hint=hint)
+        case state:
+            reason = first_line(data.get("reason") or data.get("error"))
+            after = took.replace(" in ", " after ")
+            return EventLine(mark=Mark.WARNING, text=f"{state}{after}" + (f": {reason}" if reason else ""))
+
+
+def _run_left_out(word: str) -> Callable[[Data], EventLine]:
+    def tell(data: Data) -> EventLine:
+        slots = f" {data['count']} times" if data.get("count", 1) > 1 else ""
+        reason = f": {first_line(data['reason'])}" if data.get("reason") else ""
+        return EventLine(mark=Mark.WARNING, text=f"{word}{slots}{reason}")
+
+    return tell
+
+
+def _run_stuck(data: Data) -> EventLine:
+    return EventLine(
+        mark=Mark.WARNING,
+        text=f"run {_short(data)} was told to end {duration(data.get('seconds'))} ago and has not",
+        hint="see what it holds: sexton ps",
+    )
+
+
+def _server_starting(data: Data) -> EventLine:
+    waiting = _names(data.get("waiting"))
+    return EventLine(mark=Mark.COMING, text="starting" + (f" for {waiting}" if waiting else ""))
+
+
+def _server_started(data: Data) -> EventLine:
+    facts = [f"pid {data['pid']}"] if data.get("pid") else []
+    if data.get("tools") is not None:
+        facts.append(counted(int(data["tools"]), "tool"))
+    more = f" ({', '.join(facts)})" if facts else ""
+    return EventLine(mark=Mark.UP, text=f"ready in {duration(data.get('seconds'))}{more}")
+
+
+def _server_shared(data: Data) -> EventLine:
+    holders = data.get("holders") or ()
+    return EventLine(mark=Mark.SHARED, text=f"shared by {counted(len(holders), 'holder')}: {_names(holders)}")
+
+
+_RETIRED = {
+    "idle": "after it was idle",
+    "max age": "for its age",
+    "max calls": "after its share of calls",
+    "restart": "to be restarted",
+    "config changed": "for its definition changed",
+    "removed": "for it is no longer configured",
+    "not needed": "for nobody needs it any more",
+}
+
+
+def _server_retired(data: Data) -> EventLine:
+    reason = str(data.get("reason") or "").replace("_", " ")
+    calls = f", {counted(int(data['calls']), 'call')} answered" if data.get("calls") is not None else ""
+    return EventLine(mark=Mark.DOWN, text=f"retired {_RETIRED.get(reason, f'({reason})')}{calls}")
+
+
+def _server_failed(word: str) -> Callable[[Data], EventLine]:
+    def tell(data: Data) -> EventLine:
+        what, hint = _split_hint(data.get("error"))
+        holders = _names(data.get("holders"))
+        held = f" (held by {holders})" if holders and word == "died" else ""
+        return EventLine(mark=Mark.FAILED, text=f"{word}{held}: {what}", hint=hint)
+
+    return tell
+
+
+def _breaker_open(data: Data) -> EventLine:
+    return EventLine(
+        mark=Mark.WARNING,
+        text=f"failed {counted(int(data.get('failures', 0)), 'time')} in a row; not started for "
+        f"{duration(data.get('retry_in'))}",
+        hint="try at once: sexton servers restart NAME",
+    )
+
+
+def _draining(data: Data) -> EventLine:
+    return EventLine(mark=Mark.NOTE, text=f"to be replaced when {_names(data.get('holders'))} no longer holds it")
+
+
+def _told_problem(data: Data) -> EventLine:
+    """An event with the words of an error: `what` and, where there is a next step, `hint`."""
+    hint = data.get("hint")
+    return EventLine(mark=Mark.WARNING, text=first_line(str(data["what"])), hint=str(hint) if hint else None)
+
+
+def _note(text: str) -> Callable[[Data], EventLine]:
+    return lambda data: EventLine(mark=Mark.NOTE, text=text + (f": {data['reason']}" if data.get("reason") else ""))
+
+
+def _clock_jumped(data: Data) -> EventLine:
+    seconds = float(data.get("seconds", 0))
+    way = "forward" if seconds > 0 else "back"
+    return EventLine(mark=Mark.WARNING, text=f"the clock went {way} by {duration(abs(seconds))}; nothing runs twice")
+
+
+def _dead_gateway(data: Data) -> EventLine:
+    return EventLine(mark=Mark.WARNING, text=f"died; {counted(int(data.get('runs', 0)), 'run')} of it settled")
+
+
+def _gap(data: Data) -> EventLine:
+    return EventLine(mark=Mark.WARNING, text=f"{counted(int(data.get('lost', 0)), 'event')} came too fast to be shown")
+
+
+def _gateway_starting(data: Data) -> EventLine:
+    return EventLine(mark=Mark.NOTE, text=f"sexton {data.get('version', '')} starts, pid {data.get('pid')}")
+
+
+def _gateway_stopping(data: Data) -> EventLine:
+    drain = f"; what runs gets {duration(data['drain'])} to end" if data.get("drain") else ""
+    return EventLine(mark=Mark.NOTE, text=f"stopping ({data.get('signal')}){drain}", hint="once more stops at once")
+
+
+def _settings_reloaded(data: Data) -> EventLine:
+    parts = [
+        f"{noun} {change}: {_names(names)}"
+        for noun in ("servers", "jobs")
+        for change in ("added", "changed", "removed")
+        if (names := data.get(f"{noun}_{change}"))
+    ]
+    return EventLine(mark=Mark.NOTE, text="reloaded; " + ("; ".join(parts) or "nothing that runs has changed"))
+
+
+def _recovered(data: Data) -> EventLine | None:
+    trees = data.get("trees") or ()
+    if not trees:
+        return None
+    ended = f"ended {counted(len(trees), 'process tree')} that a crash left behind"
+    return EventLine(mark=Mark.WARNING, text=f"{ended}: {_names(trees)}")
+
+
+def _swept(data: Data) -> EventLine | None:
+    return EventLine(mark=Mark.NOTE, text=f"swept: {first_line(data['report'])}") if data.get("report") else None
+
+
+_TELLERS: Mapping[str, Callable[[Data], EventLine | None]] = {
+    "run.started": _run_started,
+    "run.ended": _run_ended,
+    "run.skipped": _run_left_out("skipped"),
+    "run.missed": _run_left_out("missed"),
+    "run.lost": _run_left_out("lost"),
+    "run.stuck": _run_stuck,
+    "job.added": _note("job added"),
+    "job.changed": _note("job changed"),
+    "job.removed": _note("job removed"),
+    "job.paused": _note("job paused"),
+    "job.resumed": _note("job resumed"),
+    "server.starting": _server_starting,
+    "server.started": _server_started,
+    "server.shared": _server_shared,
+    "server.retired": _server_retired,
+    "server.start_failed": _server_failed("did not start"),
+    "server.died": _server_failed("died"),
+    "server.breaker_open": _breaker_open,
+    "server.breaker_closed": _note("works again"),
+    "server.draining": _draining,
+    "server.taken_away": _note("taken away from its holders"),
+    "gateway.starting": _gateway_starting,
+    "gateway.stopping": _gateway_stopping,
+    "gateway.stopping_now": _note("stopping now"),
+    "gateway.stopped": _note("stopped; nothing is left"),
+    "settings.reloaded": _settings_reloaded,
+    "containment.recovered": _recovered,
+    "containment.swept": _swept,
+    "clock.jumped": _clock_jumped,
+    "database.recovered": _note("the database works again"),
+    "gateway.dead": _dead_gateway,
+    "journal.gap": _gap,
+}
+
+
+def _short(data: Data) -> str:
+    return str(data.get("run", ""))[-8:]
+
+
+def _names(names: Any) -> str:
+    return ", ".join(str(name) for name in names or ())
+
+
+def _split_hint(text: Any) -> tuple[str, str | None]:
+    """The first line of an error's text, and its `Next:` line if it has one."""
+    what, _, hint = str(text or "").partition("\nNext: ")
+    return first_line(what), first_line(hint) or None

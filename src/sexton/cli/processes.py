@@ -1,0 +1,199 @@
+"""`sexton ps`, `sexton reap`, `sexton doctor`: what runs, ending what nobody holds, and what holds at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from sexton.cli.connection import connect_if_running
+from sexton.cli.figures import age, counted, size
+from sexton.cli.gateway_client import GatewayClient
+from sexton.cli.options import ConfigOption, DataOption, JsonOption, places_of, wants_json
+from sexton.cli.output import print_json, print_table, say, styled_state
+from sexton.errors import UsageError
+from sexton.gateway.documents import ProcessesDocument, ReapDocument, TreeDocument
+from sexton.gateway.reap_documents import dry_run_document, reap_document
+
+CONTAINMENT_FOLDER = "containment"
+
+
+def add_to(app: typer.Typer) -> None:
+    for command in (ps, reap, doctor):
+        app.command()(command)
+
+
+def ps(
+    context: typer.Context, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
+) -> None:
+    """Every process tree: what it is, its state, who holds it, its processes, memory, age and boundary.
+
+    Without a running gateway: what the ledger says is left.
+    """
+    folder = places_of(context, config, data).data_dir()
+    gateway = connect_if_running(context, folder)
+    found: ProcessesDocument = gateway.get("processes") if gateway else _left_on_disk(folder)
+    if wants_json(context, as_json):
+        print_json(found)
+        return
+    if not gateway:
+        say(f"No gateway is running on {folder}.")
+    if found["trees"]:
+        _print_trees(found["trees"])
+    else:
+        say("No process trees." if gateway else "The ledger names no process trees: nothing is left.")
+    if gateway:
+        say(f"{_summary(found['trees'])} in the boundary {found['boundary']}.")
+    elif found["trees"]:
+        say("Next: end them with: sexton reap  (a starting gateway does it too)")
+
+
+def _summary(trees: Sequence[TreeDocument]) -> str:
+    processes = counted(sum(len(tree["pids"]) for tree in trees), "process", "processes")
+    return f"{counted(len(trees), 'tree')}, {processes}, {size(sum(tree['memory'] or 0 for tree in trees))}"
+
+
+def _print_trees(trees: Sequence[TreeDocument]) -> None:
+    columns = ("NAME", "STATE", "HELD BY", "PID", "PROCESSES", "MEMORY", "AGE", "BOUNDARY")
+    print_table(columns, [_tree_row(tree) for tree in trees], right=("PID", "PROCESSES", "MEMORY", "AGE"))
+    for tree in trees:
+        for stuck in tree["stuck"]:
+            say(f"{tree['name']}: pid {stuck.get('pid')} does not end: {stuck.get('why')}")
+
+
+def _tree_row(tree: TreeDocument) -> tuple[str | Text, ...]:
+    return (
+        tree["name"],
+        styled_state(tree["state"]),
+        ", ".join(tree["holders"]) or ("-" if tree["owner"].startswith("server:") else tree["owner"]),
+        str(tree["leader_pid"] or "-"),
+        str(len(tree["pids"])),
+        size(tree["memory"]) or "-",
+        age(tree["age"]),
+        tree["boundary"],
+    )
+
+
+def _left_on_disk(folder: Path) -> ProcessesDocument:
+    from sexton.containment import list_orphans
+    from sexton.gateway.record_documents import record_document
+
+    records = list_orphans(folder / CONTAINMENT_FOLDER)
+    return ProcessesDocument(boundary=None, trees=[record_document(record, datetime.now(UTC)) for record in records])
+
+
+def reap(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be ended, end nothing.")] = False,
+    include_active: Annotated[
+        bool, typer.Option("--include-active", help="Also end what is in use.  Its calls and runs fail.")
+    ] = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End every process tree that nobody holds any more, and prove it gone.  What is in use is not touched."""
+    folder = places_of(context, config, data).data_dir()
+    gateway = connect_if_running(context, folder)
+    if gateway is None and include_active:
+        raise UsageError(f"No gateway is running on {folder}, so nothing is in use.", hint="leave out --include-active")
+    report = _reap(gateway, folder, dry_run=dry_run, include_active=include_active)
+    if wants_json(context, as_json):
+        print_json(report)
+    elif dry_run:
+        _print_dry_run(report)
+    else:
+        _print_reaped(report)
+    if report["stuck"]:
+        raise typer.Exit(1)
+
+
+def _reap(gateway: GatewayClient | None, folder: Path, *, dry_run: bool, include_active: bool) -> ReapDocument:
+    if gateway:
+        request = {"dry_run": dry_run, "include_active": include_active}
+        report: ReapDocument = gateway.post("reap", request, timeout=None)
+        return report
+    if dry_run:
+        return dry_run_document(_left_on_disk(folder)["trees"])
+    import anyio
+
+    from sexton.containment import recover
+
+    return reap_document(anyio.run(recover, folder / CONTAINMENT_FOLDER))
+
+
+_NOTHING = "Nothing to end: no tree is without its holder."
+
+
+def _print_dry_run(report: ReapDocument) -> None:
+    if report["would_end"]:
+        _print_trees(report["would_end"])
+        say(f"{_summary(report['would_end'])} would be ended.  Nothing was.")
+    else:
+        say(_NOTHING)
+
+
+def _print_reaped(report: ReapDocument) -> None:
+    for tree in report["recovered"]:
+        killed = f", {counted(len(tree['killed']), 'process', 'processes')} killed by name" if tree["killed"] else ""
+        say(Text.assemble(f"{tree['name']} ({tree['owner']}): ", styled_state(tree["state"]), killed))
+        if tree["escaped"]:
+            pids = ", ".join(str(pid) for pid in tree["escaped"])
+            say(f"  not ours to end, but of this tree by its cookie: pid {pids}")
+        if tree["pending"]:
+            say(f"  a container may be left: {tree['pending']}")
+    for record in report["unfollowed"]:
+        say(f"{record['path']}: {record['why']}")
+    if report["ended"]:
+        say(f"{counted(len(report['ended']), 'tree')} in use ended.")
+    if report["stuck"]:
+        names = ", ".join(report["stuck"])
+        say(f"{counted(len(report['stuck']), 'tree')} did not end: {names}.  Every sweep tries again.")
+    elif not report["recovered"] and not report["ended"]:
+        say(_NOTHING)
+
+
+def doctor(
+    context: typer.Context, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
+) -> None:
+    """Say what of the containment promise this host enforces, on what evidence, and what would make it firmer."""
+    folder = places_of(context, config, data).data_dir()
+    gateway = connect_if_running(context, folder)
+    report: Mapping[str, Any] = gateway.get("doctor", timeout=60) if gateway else _examine(folder)
+    if wants_json(context, as_json):
+        print_json(report)
+    else:
+        _print_diagnosis(report)
+    if report["boundary"] is None or report["problems"]:
+        raise typer.Exit(1)
+
+
+def _examine(folder: Path) -> Mapping[str, Any]:
+    import anyio
+
+    from sexton.containment import examine
+    from sexton.gateway.plain import plain
+
+    report: Mapping[str, Any] = plain(anyio.run(examine, folder / CONTAINMENT_FOLDER))
+    return report
+
+
+def _print_diagnosis(report: Mapping[str, Any]) -> None:
+    say(Text.assemble("boundary: ", (report["backend"], "bold")))
+    for guarantee in report["guarantees"]:
+        say(Text.assemble("\n", (guarantee["name"], "bold"), ": ", styled_state(guarantee["level"])))
+        say(f"  {guarantee['evidence']}")
+        if guarantee["fix"]:
+            say(f"  Firmer: {guarantee['fix']}")
+    if report["not_covered"]:
+        say(Text("\nNot covered anywhere", style="bold"))
+        for line in report["not_covered"]:
+            say(f"  {line}")
+    if report["problems"]:
+        say(Text("\nProblems", style="bold red"))
+        for line in report["problems"]:
+            say(f"  {line}")

@@ -1,0 +1,150 @@
+"""`sexton servers`: the MCP servers, their tools, and starting one anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sexton.cli.connection import connect
+from sexton.cli.figures import age, counted, duration, first_line, size
+from sexton.cli.gateway_client import segment
+from sexton.cli.options import ConfigOption, DataOption, JsonOption, places_of, remember, wants_json
+from sexton.cli.output import print_json, print_table, say, styled_state
+from sexton.errors import SextonError
+from sexton.gateway.documents import CheckDocument, ServerDocument, ToolDocument
+
+app = typer.Typer(help="The MCP servers: list (the default), tools, check, restart, import.")
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The server's name in the configuration.")]
+
+
+@app.callback(invoke_without_command=True)
+def servers(
+    context: typer.Context, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
+) -> None:
+    """The MCP servers."""
+    remember(context, config=config, data=data, as_json=as_json)
+    if context.invoked_subcommand is None:
+        list_servers(context)
+
+
+@app.command("list")
+def list_servers(
+    context: typer.Context, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
+) -> None:
+    """Every configured server: its state, who holds it, its processes."""
+    gateway = connect(context, config, data)
+    found: Sequence[ServerDocument] = gateway.get("servers")
+    if wants_json(context, as_json):
+        print_json(found)
+    elif not found:
+        say("No servers are configured.  Add one to sexton.toml, or: sexton servers import FILE")
+    else:
+        _print_servers(found)
+
+
+def _print_servers(found: Sequence[ServerDocument]) -> None:
+    columns = ("SERVER", "STATE", "SHARING", "HELD BY", "PROCESSES", "MEMORY", "AGE", "CALLS")
+    rows = [
+        (
+            server["name"],
+            styled_state(server["state"]),
+            server["sharing"],
+            ", ".join(server["holders"]) or "-",
+            str(len(server["pids"])),
+            size(server["memory"]) or "-",
+            age(server["age"]) or "-",
+            str(server["calls"]),
+        )
+        for server in found
+    ]
+    print_table(columns, rows, right=("PROCESSES", "MEMORY", "AGE", "CALLS"))
+    for server in found:
+        if server["last_error"]:
+            say(f"{server['name']}: {first_line(server['last_error'])}")
+
+
+@app.command()
+def tools(
+    context: typer.Context,
+    name: NameArgument,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The tools of one server, from the catalogue; the server is started only if they are not known yet."""
+    gateway = connect(context, config, data)
+    found: Sequence[ToolDocument] = gateway.get(f"servers/{segment(name)}/tools", timeout=None)
+    if wants_json(context, as_json):
+        print_json(found)
+    else:
+        print_table(("TOOL", "ARGUMENTS", "WHAT IT DOES"), [_tool_row(tool) for tool in found])
+        say(f"{counted(len(found), 'tool')}.  Call one: sexton call {name} TOOL key=value …")
+
+
+def _tool_row(tool: ToolDocument) -> tuple[str, str, str]:
+    schema = tool["input_schema"]
+    required = set(schema.get("required", ()))
+    names = [name if name in required else f"[{name}]" for name in schema.get("properties", {})]
+    return tool["name"], " ".join(names), first_line((tool["description"] or tool["title"] or "").split(". ")[0])
+
+
+@app.command()
+def check(
+    context: typer.Context,
+    name: NameArgument,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start one server, ask for its tools, and say what came of it."""
+    gateway = connect(context, config, data)
+    found: CheckDocument = gateway.post(f"servers/{segment(name)}/check", timeout=None)
+    if wants_json(context, as_json):
+        print_json(found)
+    elif found["ok"]:
+        said = f"{found['server_info'] or name}, protocol {found['protocol_version']}"
+        say(f"{name} works: {said}, {counted(found['tools'], 'tool')}, ready in {duration(found['seconds'])}")
+    if not found["ok"]:
+        raise SextonError(found["error"] or f"The server {name!r} does not work.", hint=found["hint"])
+
+
+@app.command()
+def restart(
+    context: typer.Context,
+    name: NameArgument,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give the next holders a fresh process; the old one ends when nobody holds it any more."""
+    gateway = connect(context, config, data)
+    found: ServerDocument = gateway.post(f"servers/{segment(name)}/restart", timeout=None)
+    if wants_json(context, as_json):
+        print_json(found)
+    else:
+        held = f"; held by {', '.join(found['holders'])}" if found["holders"] else ""
+        say(f"{name} is {found['state']}{held}.")
+
+
+@app.command("import")
+def import_file(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="mcpServers JSON, or a hermes config.yaml.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be added, write nothing.")] = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take over the servers of Claude Desktop, Cursor, VS Code or hermes into sexton.toml."""
+    from sexton.daemon import import_servers
+
+    report = import_servers(file, places_of(context, config, data).config_to_extend(), dry_run=dry_run)
+    if wants_json(context, as_json):
+        print_json(asdict(report) | {"source": str(report.source), "target": str(report.target)})
+    else:
+        say(report.text())

@@ -1,0 +1,92 @@
+"""One tool call without a gateway: the server is started for it, and proven gone after it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from sexton.clock import SystemClock
+from sexton.containment import Containment
+from sexton.daemon.data_folder import cannot_write
+from sexton.daemon.settings import load_settings
+from sexton.errors import SextonError
+from sexton.gateway.documents import CallDocument
+from sexton.gateway.http import call_document, require_tool
+from sexton.journal import Journal
+from sexton.mcp_servers import ServerPool, ServerUnavailable
+
+_HOLDER = "call"
+
+
+async def call_once(
+    settings_path: Path, data_dir: Path, *, server: str, tool: str, arguments: Mapping[str, Any], timeout: float | None
+) -> CallDocument:
+    """Call a tool and return its answer, also when the tool says that it failed.
+
+    `timeout` in seconds; None takes the server's own.  Raises `SextonError` (`UsageError` for a name that does not
+    exist) when there is no answer.
+    """
+    clock = SystemClock()
+    with _one_cause():
+        async with (
+            short_lived_pool(settings_path, data_dir) as pool,
+            pool.lease(server, holder=_HOLDER, returns=False) as lease,
+        ):
+            await require_tool(lease, server, tool)
+            began = clock.monotonic()
+            result = await lease.call_tool(tool, arguments, timeout=timeout)
+            return call_document(server, tool, result, seconds=clock.monotonic() - began)
+
+
+@asynccontextmanager
+async def short_lived_pool(settings_path: Path, data_dir: Path) -> AsyncIterator[ServerPool]:
+    """The configured servers for a moment, beside a gateway or without one; all are proven gone when this is left.
+
+    Nothing is recovered: that is for a gateway, or for `sexton reap`.
+    """
+    settings = load_settings(settings_path)
+    _make_private(data_dir)
+    async with Containment.open(data_dir / "containment", recover=False) as containment:
+        journal = Journal.open()
+        pool = ServerPool(settings.servers, containment, clock=SystemClock(), journal=journal, data_dir=data_dir)
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(_run, pool)
+            try:
+                yield pool
+            finally:
+                tasks.cancel_scope.cancel()
+
+
+def _make_private(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as problem:
+        raise cannot_write(folder, problem) from problem
+
+
+async def _run(pool: ServerPool, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    await pool.run(task_status=task_status)
+
+
+@contextmanager
+def _one_cause() -> Iterator[None]:
+    """Task groups raise groups; a person gets the one error that was the cause."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        told, others = group.split(SextonError)
+        if others is not None or told is None:
+            raise
+        error = _first(told)
+        if isinstance(error, ServerUnavailable) and isinstance(error.__cause__, SextonError):
+            error = error.__cause__  # without the pool's word on when it tries again: here nobody does
+        raise error from group
+
+
+def _first(group: BaseExceptionGroup[SextonError]) -> SextonError:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
