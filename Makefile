@@ -7,7 +7,7 @@ STARTER := examples/starter
 SERVERS := .servers
 SERVERS_STAMP := $(SERVERS)/.installed
 
-.PHONY: up test check format pins changelog clean
+.PHONY: up test check bench format pins changelog clean
 
 up: $(STAMP) $(SERVERS_STAMP)  ## run the gateway on the starter configuration
 	@exec $(BIN)/sexton up --config $(STARTER)/sexton.toml --data .sexton
@@ -22,12 +22,16 @@ check: $(STAMP)  ## format, lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+BENCH ?= leaks start_stop first_result scheduler cron_day
+bench: $(STAMP)  ## measure Sexton next to its peers (installs them into .peers/ first); BENCH="leaks" for one of them
+	@set -e; for name in $(BENCH); do printf '\n## %s\n' $$name; $(BIN)/python -m benchmarks.$$name; done
+
 format: $(STAMP)  ## put every file into the one format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
 pins: $(STAMP)  ## resolve requirements/*.in again, with hashes and without any registry's address
-	cd requirements && for name in run dev; do ../$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
+	cd requirements && for name in run dev bench-peers bench-mcp-proxy; do ../$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --upgrade --output-file $$name.txt $$name.in; done
 	cd $(STARTER) && ../../$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --upgrade --output-file servers.txt servers.in
@@ -37,7 +41,7 @@ changelog: $(STAMP)  ## show what the next release would say
 	$(BIN)/towncrier build --draft
 
 clean:  ## remove everything that the other targets made
-	rm -rf $(VENV) $(SERVERS) .sexton build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(SERVERS) .peers .bench .sexton build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(STAMP): requirements/run.txt requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)

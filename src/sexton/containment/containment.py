@@ -139,6 +139,11 @@ class Containment:
         active = tuple(self._trees.values()) if include_active else ()
         return await sweep(self.state_dir, own_instance=self.instance, active=active)
 
+    def kill_all(self) -> None:
+        """Send every tree of this containment straight to SIGKILL, for when there is no time for their stop ladders."""
+        for tree in list(self._trees.values()):
+            tree.kill()
+
     async def aclose(self) -> None:
         """End every tree, prove them empty, and let the warden go.  Idempotent.
 

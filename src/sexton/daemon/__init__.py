@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sexton.daemon.data_folder import DataFolderInUse, claimed_data_folder, holder_of
+    from sexton.daemon.lifecycle import serve
     from sexton.daemon.quantities import format_duration, parse_duration, parse_size
     from sexton.daemon.server_import import ImportReport, Variable, import_servers
     from sexton.daemon.service import ServiceUnit, install_service, service_unit
@@ -41,6 +42,7 @@ _HOMES = {
     "load_settings": "settings",
     "parse_duration": "quantities",
     "parse_size": "quantities",
+    "serve": "lifecycle",
     "service_unit": "service",
     "starter_text": "starter",
     "write_starter": "starter",
@@ -64,6 +66,7 @@ __all__ = [
     "load_settings",
     "parse_duration",
     "parse_size",
+    "serve",
     "service_unit",
     "starter_text",
     "write_starter",

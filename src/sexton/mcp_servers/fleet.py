@@ -35,6 +35,9 @@ LOG = logging.getLogger(__name__)
 STABLE_AFTER: Final = 60.0
 """Seconds after which a server that then dies is not taken for one that cannot start."""
 
+MAX_NAMED: Final = 10
+"""How many holders one event names, the latest ones."""
+
 NOT_CONFIGURED: Final = Terms(may_start=0)
 """For a server that was taken out of the configuration while somebody holds it."""
 
@@ -110,6 +113,7 @@ class Fleet:
         self._processes: dict[ProcessId, FleetProcess] = {}
         self._waits: dict[Ticket, _Wait] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._next_look = -math.inf
         self._news = anyio.Event()
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -158,9 +162,8 @@ class Fleet:
     def give_back(self, hold: Hold) -> None:
         """End a hold.  Raises NotHeld the second time."""
         now = self._clock.monotonic()
-        self._book.give_back(hold, now=now)
-        if hold.process in self._processes:
-            self._look_after(hold.process, now)
+        if self._book.give_back(hold, now=now):
+            self._look_by(self._look_after(hold.process, now))
         self._settle(hold.process.server)
 
     def find(self, process: ProcessId) -> FleetProcess | None:
@@ -218,6 +221,7 @@ class Fleet:
                 self._begin_drain(server, drain=drain, reason=Reason.CONFIG_CHANGED)
         for server in self.configs:
             self._settle(server)
+        self._news.set()
         await anyio.lowlevel.checkpoint()
 
     def breaker(self, server: str) -> Breaker:
@@ -246,7 +250,8 @@ class Fleet:
         for process in steps.stops:
             self._end(process, Reason.NOT_NEEDED)
         self._tell_waiting(server, steps, failure)
-        self._news.set()
+        if steps.starts or steps.stops or steps.refused or self._book.waiting(server):
+            self._news.set()
 
     def _tell_waiting(self, server: str, steps: Steps, failure: SextonError | None) -> None:
         for grant in steps.grants:
@@ -344,6 +349,7 @@ class Fleet:
         self._book.started(process.id, now=now)
         self._tell("started", process.id, pid=server.pid, seconds=round(now - process.began_at, 3))
         self._settle(process.id.server)
+        self._news.set()
         return True
 
     def _lost(self, process: FleetProcess, error: SextonError) -> None:
@@ -363,6 +369,7 @@ class Fleet:
         )
         self._tell_if_open(server)
         self._settle(server, failure=error)
+        self._news.set()
 
     def _count_failure(self, process: FleetProcess, error: SextonError, *, idle: bool) -> None:
         now, breaker = self._clock.monotonic(), self.breaker(process.id.server)
@@ -387,14 +394,21 @@ class Fleet:
         else:
             self._tell("stuck", process.id, error=process.stuck.what)
         self._settle(process.id.server)
+        self._news.set()
 
     # Time
 
     async def _keep_time(self) -> None:
         """Do what is due, then sleep until something else is, or something happens."""
         while True:
-            self._news = anyio.Event()
-            await self._sleep_until(self._do_what_is_due(), self._news)
+            self._news, self._next_look = anyio.Event(), -math.inf
+            self._next_look = self._do_what_is_due()
+            await self._sleep_until(self._next_look, self._news)
+
+    def _look_by(self, at: float) -> None:
+        """See to it that what is due is looked for at `at`, or before."""
+        if at < self._next_look:
+            self._news.set()
 
     async def _sleep_until(self, at: float, news: anyio.Event) -> None:
         async with anyio.create_task_group() as tasks:
@@ -489,6 +503,7 @@ class Fleet:
                 process.end_by = self._clock.monotonic() + drain
                 self._tell("draining", use.id, holders=list(use.holders), reason=reason)
         self._settle(server)
+        self._news.set()
 
     def _leave(self, ticket: Ticket, wait: _Wait) -> None:
         """A waiting holder goes."""
@@ -521,7 +536,7 @@ class Fleet:
         use = self._book.use(process)
         holders = list(dict.fromkeys(use.holders)) if use else []
         if len(holders) > 1:
-            self._tell("shared", process, holders=list[Any](holders))
+            self._tell("shared", process, count=len(holders), holders=list[Any](holders[-MAX_NAMED:]))
 
     def _tell_if_open(self, server: str) -> None:
         status = self.breaker_status(server)

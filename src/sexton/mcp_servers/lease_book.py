@@ -125,7 +125,7 @@ class NotHeld(Exception):
 class _Process:
     id: ProcessId
     state: ProcessState = ProcessState.STARTING
-    holds: list[Hold] = field(default_factory=list)
+    holds: dict[Hold, None] = field(default_factory=dict)  # in the order in which they were granted
     owner: str | None = None  # of an exclusive process: the one holder it serves in its life
     owner_returns: bool = False
     idle_since: float | None = None
@@ -176,17 +176,21 @@ class LeaseBook:
             raise NotHeld(ticket)
         queue.remove(ticket)
 
-    def give_back(self, hold: Hold, *, now: float) -> None:
-        """End the hold; also right when its process was lost meanwhile.  Raises NotHeld the second time."""
+    def give_back(self, hold: Hold, *, now: float) -> bool:
+        """End the hold; also right when its process was lost meanwhile.  Raises NotHeld the second time.
+
+        Return whether its process is idle now.
+        """
         if hold not in self._out:
             raise NotHeld(hold)
         self._out.remove(hold)
         process = self._processes.get(hold.process)
         if process is None or hold not in process.holds:
-            return
-        process.holds.remove(hold)
+            return False
+        del process.holds[hold]
         process.owner_returns = process.owner_returns or hold.ticket.returns
         process.idle_since = None if process.holds else now
+        return process.idle
 
     def started(self, process: ProcessId, *, now: float) -> None:
         """A process that `settle` asked for is ready for holders."""
@@ -299,7 +303,7 @@ class LeaseBook:
 
     def _hand_out(self, process: _Process, ticket: Ticket, terms: Terms) -> Hold:
         hold = Hold(process.id, ticket)
-        process.holds.append(hold)
+        process.holds[hold] = None
         process.idle_since = None
         process.owner_returns = False
         if terms.exclusive:

@@ -1,0 +1,148 @@
+"""Builds each part from the settings, hands it to the next, and takes all down in the reverse order."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from sexton.actions import perform_action
+from sexton.clock import Clock
+from sexton.containment import Boundary, Containment, examine, list_orphans
+from sexton.daemon.references import ReferenceFails
+from sexton.daemon.settings import Settings, resolve_action
+from sexton.database import Database
+from sexton.errors import SextonError
+from sexton.gateway.http import Gateway, serve_http
+from sexton.journal import Journal
+from sexton.mcp_servers import ServerPool
+from sexton.scheduler import Limits, Origin, Outcome, Perform, RunContext, RunFailed, RunStore, Scheduler
+
+_STRENGTH = (Boundary.PROCESS_GROUP, Boundary.SUBREAPER, Boundary.CGROUP)
+Run = Callable[..., Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The running parts that a reload and a stop need, and where the gateway serves."""
+
+    containment: Containment
+    pool: ServerPool
+    scheduler: Scheduler
+    url: str
+
+
+@asynccontextmanager
+async def running_parts(
+    settings: Settings, *, data_dir: Path, journal: Journal, clock: Clock, started_at: datetime
+) -> AsyncIterator[Parts]:
+    """All parts, started in order and serving.
+
+    Leaving stops them in the reverse order: first nobody can ask for anything
+    new, then runs end, then servers, and at the very end whatever is left of
+    anything is swept and proven gone.
+    """
+    node = socket.gethostname()
+    async with AsyncExitStack() as stack:
+        containment = await stack.enter_async_context(Containment.open(data_dir))
+        stack.push_async_callback(_sweep_everything, containment)
+        _require(settings, containment)
+        database = await stack.enter_async_context(Database.open(settings.database or data_dir / "sexton.db"))
+        pool = ServerPool(settings.servers, containment, clock=clock, journal=journal, data_dir=data_dir)
+        await stack.enter_async_context(running(pool.run))
+        scheduler = Scheduler(
+            RunStore(database),
+            perform_of(settings, pool, containment),
+            clock=clock,
+            journal=journal,
+            limits=Limits(overall=settings.concurrency, per_resource=settings.resources),
+            after_tick=lambda: sweep_orphans(containment, journal),
+            node=node,
+        )
+        await scheduler.replace_config_jobs(settings.jobs)
+        await stack.enter_async_context(running(scheduler.run))
+        gateway = Gateway(
+            pool=pool,
+            scheduler=scheduler,
+            containment=containment,
+            journal=journal,
+            clock=clock,
+            started_at=started_at,
+            node=node,
+            data_dir=data_dir,
+            config_path=settings.path,
+            examine=lambda: examine(data_dir),
+            orphans=lambda: list_orphans(data_dir),
+        )
+        url = await stack.enter_async_context(
+            serve_http(gateway, data_dir=data_dir, host=settings.host, port=settings.port)
+        )
+        yield Parts(containment=containment, pool=pool, scheduler=scheduler, url=url)
+
+
+@asynccontextmanager
+async def running(run: Run) -> AsyncIterator[None]:
+    """`run` in a task that has started when the block begins, and has ended when it is left."""
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(run)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+def perform_of(settings: Settings, pool: ServerPool, containment: Containment) -> Perform:
+    """What a run does, with the references of a configured job put in only now, so that no secret is stored.
+
+    Jobs that came over the API get none: whoever may add a job must not
+    thereby read our environment.
+    """
+    folder = settings.path.resolve().parent
+
+    async def perform(context: RunContext) -> Outcome:
+        if context.job.origin is Origin.CONFIG:
+            try:
+                action = resolve_action(context.job.action, environment=os.environ, folder=folder)
+            except ReferenceFails as fails:
+                raise RunFailed(f"The action of job '{context.job.name}' {fails}.") from fails
+        else:
+            action = dict(context.job.action)
+        return await perform_action(action, context, pool=pool, containment=containment)
+
+    return perform
+
+
+async def sweep_orphans(containment: Containment, journal: Journal) -> None:
+    """After each tick's runs have ended: what nobody owns any more."""
+    report = await containment.sweep()
+    trees = report.recovery.trees
+    if trees or report.stuck:
+        journal.append(
+            "containment.swept",
+            subject="containment",
+            what=f"The sweep found {len(trees)} process trees without an owner: "
+            + ", ".join(f"{tree.name} ({tree.state})" for tree in trees),
+        )
+
+
+async def _sweep_everything(containment: Containment) -> None:
+    """Every session has ended: whatever is still there goes."""
+    with anyio.CancelScope(shield=True):
+        await containment.sweep(include_active=True)
+
+
+def _require(settings: Settings, containment: Containment) -> None:
+    if settings.require_containment is None:
+        return
+    required, found = Boundary(settings.require_containment), containment.boundary
+    if _STRENGTH.index(found) < _STRENGTH.index(required):
+        raise SextonError(
+            f'{settings.path.name} asks for require_containment = "{required}", and this machine gives "{found}".',
+            hint="see why, and what would help: sexton doctor",
+        )
