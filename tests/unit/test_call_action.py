@@ -68,7 +68,7 @@ async def test_a_tool_that_says_it_failed_fails_the_run_with_its_own_text(tmp_pa
 
 async def test_a_refused_call_fails_the_run_with_the_words_of_the_server(tmp_path: Path) -> None:
     async with bench(tmp_path, server("files")) as running:
-        with pytest.raises(RunFailed, match="was asked to call 'refuse' and refused: Invalid params"):
+        with pytest.raises(RunFailed, match="tool 'refuse' of server 'files' could not be called: Invalid params"):
             await perform(running, tool="refuse")
 
 

@@ -124,7 +124,7 @@ class Lease:
         try:
             tools = await self._connected().server.list_tools()
         except MCPError as error:
-            raise self._refused("was asked for its tools", error) from error
+            raise self._refused(f"the tools of server {self.server!r} could not be listed", error) from error
         return tuple(tool for tool in tools if self.admits(tool.name))
 
     async def call_tool(
@@ -202,7 +202,7 @@ class Lease:
             result = await connection.session.call_tool(name, dict(arguments or {}), limit, progress)
         except MCPError as error:
             self._fleet.answered(connection.hold)
-            raise self._refused(f"was asked to call {name!r}", error) from error
+            raise self._refused(f"tool {name!r} of server {self.server!r} could not be called", error) from error
         self._fleet.answered(connection.hold)
         return result
 
@@ -232,10 +232,10 @@ class Lease:
         if not self._allow.admits(tool):
             raise tool_denied(self.server, tool, by=self.holder)
 
-    def _refused(self, when: str, error: MCPError) -> CallRefused:
+    def _refused(self, what: str, error: MCPError) -> CallRefused:
         details = error.error
         return CallRefused(
-            f"server {self.server!r} {when} and refused: {details.message}",
+            f"{what}: {details.message}",
             code=details.code,
             data=details.data,
             hint=f"see its tools and their arguments: sexton servers tools {self.server}",

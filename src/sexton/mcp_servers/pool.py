@@ -305,4 +305,4 @@ def _filter_warnings(config: ServerConfig, tools: Iterable[Tool]) -> tuple[str, 
 
 
 def _introduce(info: Implementation | None) -> str | None:
-    return None if info is None else f"{info.name} {info.version}"
+    return None if info is None else f"{info.name} {info.version}".strip()
