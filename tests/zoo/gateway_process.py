@@ -33,6 +33,7 @@ class GatewayProcess:
             stdout=subprocess.PIPE,
         )
         self._helpers: Identities = {}
+        self._started: dict[str, str] = {}
         self.pid = self._process.pid
         assert self._hear() == {"pid": self.pid}
 
@@ -41,6 +42,7 @@ class GatewayProcess:
         specs = [{"name": one.kind, "argv": one.argv, "owner": "zoo", "stop": asdict(stop)} for one in trials]
         started: dict[str, str] = self.tell(start=specs)["started"]
         self._helpers |= helpers_of(self.pid)
+        self._started |= started
         return started
 
     def tell(self, **command: Any) -> dict[str, Any]:
@@ -65,11 +67,17 @@ class GatewayProcess:
     def kill_with_all_helpers(self) -> None:
         """At once: whoever is killed first, none of the others gets to do anything, since all are stopped before."""
         self._helpers |= helpers_of(self.pid)
-        everyone = [self.pid, *self._helpers]
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in everyone:
-                os.kill(pid, number)
+        _kill_at_once([self.pid, *self._helpers])
         self._process.wait(5)
+
+    def kill_helpers(self) -> None:
+        """Warden and keepers at once; the gateway lives."""
+        self._helpers |= helpers_of(self.pid)
+        _kill_at_once(list(helpers_of(self.pid)))
+
+    def strike(self, kind: str) -> None:
+        """Have the adversary of that kind do its worst."""
+        self.tell(strike=self._started[kind])
 
     def wait_helpers_gone(self, *, within: float) -> float:
         """Seconds until neither warden nor keeper ran any more."""
@@ -96,3 +104,9 @@ class GatewayProcess:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _kill_at_once(pids: list[int]) -> None:
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            os.kill(pid, number)

@@ -230,6 +230,20 @@ def scrubs_and_exits(_: Options) -> None:
     say_ready()
 
 
+def daemonises_when_struck(_: Options) -> None:
+    """Z05, at a moment of the test's choosing."""
+    say_ready()
+    serve(lambda: daemon(linger))
+    linger()
+
+
+def scrubs_when_struck(_: Options) -> None:
+    """Z07, at a moment of the test's choosing."""
+    say_ready()
+    serve(lambda: daemon(disguised_sleep))
+    linger()
+
+
 def wipes_environ(_: Options) -> None:
     """Z08: overwrites its environment where /proc/self/environ reads it, then daemonises."""
     import ctypes
@@ -546,6 +560,8 @@ KINDS: dict[str, Callable[[Options], None]] = {
     "daemonises_and_exits": daemonises_and_exits,
     "scrubs": scrubs,
     "scrubs_and_exits": scrubs_and_exits,
+    "daemonises_when_struck": daemonises_when_struck,
+    "scrubs_when_struck": scrubs_when_struck,
     "wipes_environ": wipes_environ,
     "holds_stdout": holds_stdout,
     "holds_stdin": holds_stdin,

@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import anyio.to_thread
 
@@ -31,7 +32,7 @@ from sexton.containment import external, identity, ledger
 from sexton.containment.cgroup_boundary import Leaf
 from sexton.containment.identity import ProcessIdentity
 from sexton.containment.ledger import CgroupLeaf, Record, Stuck
-from sexton.containment.remains import Remains
+from sexton.containment.remains import Remains, Search
 from sexton.containment.tree_state import TreeState
 
 HELPERS_MAY_TAKE = 3.0
@@ -141,7 +142,7 @@ def list_live(state_dir: str | os.PathLike[str]) -> tuple[Record, ...]:
     return tuple(_survey(state_dir, None).live)
 
 
-def last_recovery(state_dir: str | os.PathLike[str]) -> dict[str, object] | None:
+def last_recovery(state_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
     """What the last recovery that had something to do found, as JSON (`at`, and the fields of RecoveryReport)."""
     try:
         content = json.loads((Path(ledger.boots_folder(state_dir)) / _LAST_RECOVERY).read_text())
@@ -159,10 +160,10 @@ def _recover_alone(state_dir: str | os.PathLike[str], own_instance: str | None) 
     boots_deleted = _forget_other_boots(state_dir)
     _let_helpers_finish(_survey(state_dir, own_instance).kept)
     survey = _survey(state_dir, own_instance)
-    done = [_finish(orphan) for orphan in survey.orphans]
+    done = _finish(survey.orphans)
     _remove_folders(survey, own_instance)
     report = RecoveryReport(
-        trees=tuple(tree for tree in done if tree is not None),
+        trees=done,
         unfollowed=tuple(survey.unfollowed),
         alive=tuple(sorted({record.instance for record in survey.live} - {own_instance})),
         boots_deleted=boots_deleted,
@@ -282,13 +283,28 @@ def _end_helpers(orphan: Orphan) -> None:
 # Ending.
 
 
-def _finish(orphan: Orphan) -> TreeRecovery | None:
-    """End that tree.  None when somebody else has meanwhile."""
-    record = orphan.record
-    if not Path(orphan.path).exists():
-        return None
-    leaf_killed = _end_leaf(record.leaf) if record.leaf else False
-    killed, escaped, stuck = _end_remains(record)
+@dataclass(slots=True)
+class _Ending:
+    """What was done about one tree so far."""
+
+    record: Record
+    leaf_killed: bool = False
+    killed: set[int] = field(default_factory=set)
+    escaped: set[int] = field(default_factory=set)
+    stuck: tuple[Stuck, ...] = ()
+
+
+def _finish(orphans: Collection[Orphan]) -> tuple[TreeRecovery, ...]:
+    """End those trees, all of them step by step: what forks on in one of them would only slow down the next steps."""
+    endings = {orphan.path: _Ending(orphan.record) for orphan in orphans if Path(orphan.path).exists()}
+    _end_leaves(endings.values())
+    _end_remains(endings.values())
+    return tuple(_conclude(orphan, endings[orphan.path]) for orphan in orphans if orphan.path in endings)
+
+
+def _conclude(orphan: Orphan, ending: _Ending) -> TreeRecovery:
+    record = ending.record
+    stuck = ending.stuck or _populated(record)
     if record.leaf and not stuck:
         _remove_leaf(record.leaf)
     containers, pending = _end_containers(record)
@@ -297,10 +313,10 @@ def _finish(orphan: Orphan) -> TreeRecovery | None:
         name=record.name,
         owner=record.owner,
         state=TreeState.STUCK if stuck else TreeState.EXTERNAL_PENDING if pending else TreeState.RECOVERED,
-        leaf_killed=leaf_killed,
-        killed=tuple(sorted(killed)),
+        leaf_killed=ending.leaf_killed,
+        killed=tuple(sorted(ending.killed)),
         containers=containers,
-        escaped=tuple(sorted(escaped)),
+        escaped=tuple(sorted(ending.escaped)),
         stuck=stuck,
         pending=pending,
     )
@@ -317,18 +333,21 @@ def _settle(orphan: Orphan, outcome: TreeRecovery) -> None:
         ledger.write(folder, replace(record, state=outcome.state, stuck=outcome.stuck))
 
 
-def _end_leaf(recorded: CgroupLeaf) -> bool:
-    """Kill the tree's cgroup; whether it was there, was the recorded one, and had anybody in it."""
-    leaf = Leaf(recorded.path)
-    if not leaf.is_(recorded) or leaf.is_empty():
-        return False
+def _end_leaves(endings: Collection[_Ending]) -> None:
+    """Kill every cgroup that is still there, is the recorded one, and has anybody in it."""
+    leaves = []
+    for ending in endings:
+        recorded = ending.record.leaf
+        if recorded is not None and Leaf(recorded.path).is_(recorded) and not Leaf(recorded.path).is_empty():
+            leaves.append(Leaf(recorded.path))
+            ending.leaf_killed = True
 
     def emptied() -> bool:
-        leaf.kill_all()
-        return leaf.is_empty()
+        for leaf in leaves:
+            leaf.kill_all()
+        return all(leaf.is_empty() for leaf in leaves)
 
     _wait_until(emptied, PATIENCE)
-    return True
 
 
 def _remove_leaf(recorded: CgroupLeaf) -> None:
@@ -337,27 +356,26 @@ def _remove_leaf(recorded: CgroupLeaf) -> None:
     _wait_until(lambda: not leaf.is_(recorded) or leaf.remove(), 1.0)
 
 
-def _end_remains(record: Record) -> tuple[set[int], set[int], tuple[Stuck, ...]]:
-    """Kill what is left until two looks in a row find nobody: the killed, the escaped, and who does not die."""
-    killed: set[int] = set()
-    escaped: set[int] = set()
+def _end_remains(endings: Collection[_Ending]) -> None:
+    """Kill what is left of them until two looks in a row find nobody, but for those who do not die."""
     clean_looks = 0
     deadline = time.monotonic() + PATIENCE
-    while clean_looks < 2:
-        with Remains.look(record) as found:
-            refused = found.kill()
-            escaped |= found.escaped
-            killed |= found.pidfds.keys() - refused.keys()
-            clean_looks = 0 if found.pidfds else clean_looks + 1
-            hopeless = refused.keys() == found.pidfds.keys() or time.monotonic() > deadline
-            if found.pidfds and hopeless:
-                return killed, escaped, _stuck(found, refused)
+    while clean_looks < 2 and (open_ones := [ending for ending in endings if not ending.stuck]):
+        with Search([ending.record for ending in open_ones]) as search:
+            for ending, found in zip(open_ones, search.remains, strict=True):
+                _end_found(ending, found, is_late=time.monotonic() > deadline)
+            clean_looks = 0 if any(found.pidfds for found in search.remains) else clean_looks + 1
         time.sleep(_LOOK_EVERY)
-    return killed, escaped, _populated(record)
 
 
-def _stuck(found: Remains, refused: dict[int, str]) -> tuple[Stuck, ...]:
-    return tuple(Stuck(pid=pid, why=refused.get(pid, "it was killed and does not end")) for pid in sorted(found.pidfds))
+def _end_found(ending: _Ending, found: Remains, *, is_late: bool) -> None:
+    refused = found.kill()
+    ending.escaped |= found.escaped
+    ending.killed |= found.pidfds.keys() - refused.keys()
+    if found.pidfds and (is_late or refused.keys() == found.pidfds.keys()):
+        ending.stuck = tuple(
+            Stuck(pid=pid, why=refused.get(pid, "it was killed and does not end")) for pid in sorted(found.pidfds)
+        )
 
 
 def _populated(record: Record) -> tuple[Stuck, ...]:

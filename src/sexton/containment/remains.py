@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Self
 
 from sexton.containment import identity
@@ -24,46 +23,27 @@ from sexton.containment.environment import COOKIE_VARIABLE
 from sexton.containment.ledger import Record, home_of
 from sexton.containment.subreaper_boundary import children_of
 
+_ENTRY = f"{COOKIE_VARIABLE}=".encode()
 _SIGNAL_PROCESS_GROUP = 1 << 2  # PIDFD_SIGNAL_PROCESS_GROUP of pidfd_send_signal(2), Linux 6.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What the scan for a cookie needs to know of a process."""
+    """What a process with a cookie says of itself, and the kernel of it.  `cgroup` is where it sits (see `home_of`)."""
 
+    cookie: str
     uid: int
     start_ticks: int
     cgroup: str | None
-    environment: frozenset[bytes]
 
 
 @dataclass(slots=True)
 class Remains:
-    """The living members that were found, by pid, each with the pidfd that pins it.  A context: leaving closes them."""
+    """The living members of one tree that were found, by pid, each with the pidfd that pins it."""
 
     record: Record
     pidfds: dict[int, int] = field(default_factory=dict)
     escaped: set[int] = field(default_factory=set)
-    _held: ExitStack = field(default_factory=ExitStack)
-
-    @classmethod
-    def look(cls, record: Record) -> Self:
-        """Follow every trace of that tree now."""
-        found = cls(record)
-        try:
-            found._follow_census()
-            found._follow_cookie()
-            found._follow_descent()
-        except BaseException:
-            found._held.close()
-            raise
-        return found
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._held.close()
 
     def kill(self) -> dict[int, str]:
         """One pass of SIGKILL over all of them; the pids that may not be signalled, and why."""
@@ -83,63 +63,82 @@ class Remains:
             with suppress(OSError):  # an older kernel, nobody left in it, or nobody whom we may signal
                 signal.pidfd_send_signal(leader, signal.SIGKILL, None, _SIGNAL_PROCESS_GROUP)
 
-    def _follow_census(self) -> None:
-        leader = (self.record.leader,) if self.record.leader else ()
-        for one in {*leader, *self.record.census}:
-            pidfd = self._held.enter_context(identity.verified(one))
+
+class Search:
+    """One look for what is left of several trees.  A context: leaving it lets go of the processes that were found."""
+
+    def __init__(self, records: Collection[Record]) -> None:
+        self.remains = tuple(Remains(record) for record in records)
+        self._held = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            undo.callback(self._held.close)
+            for one in self.remains:
+                self._follow_census(one)
+            self._follow_cookies()
+            for one in self.remains:
+                self._follow_descent(one)
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def _follow_census(self, one: Remains) -> None:
+        leader = (one.record.leader,) if one.record.leader else ()
+        for who in {*leader, *one.record.census}:
+            pidfd = self._held.enter_context(identity.verified(who))
             if pidfd is not None:
-                self.pidfds[one.pid] = pidfd
+                one.pidfds[who.pid] = pidfd
 
-    def _follow_descent(self) -> None:
-        ancestors = list(self.pidfds)
+    def _follow_descent(self, one: Remains) -> None:
+        ancestors = list(one.pidfds)
         for parent in ancestors:
-            young = (child for child in children_of(parent) if child not in self.pidfds)
-            ancestors.extend(child for child in young if self._pin(child, parent=parent))
+            young = (child for child in children_of(parent) if child not in one.pidfds)
+            ancestors.extend(child for child in young if self._pin_child(one, child, parent=parent))
 
-    def _pin(self, child: int, *, parent: int) -> bool:
+    def _pin_child(self, one: Remains, child: int, *, parent: int) -> bool:
         """Whether `child` is a living child of the pinned `parent` for certain; then it is pinned too."""
-        pidfd = identity.open_pidfd(child)
+        pidfd = self._pin(child)
         if pidfd is None:
             return False
-        self._held.callback(os.close, pidfd)
         stat = identity.read_stat(child)
-        if (
-            stat is None
-            or stat.ppid != parent
-            or identity.has_exited(self.pidfds[parent])
-            or identity.has_exited(pidfd)
-        ):
+        if stat is None or stat.ppid != parent or identity.has_exited(one.pidfds[parent]) or identity.has_exited(pidfd):
             return False
-        self.pidfds[child] = pidfd
+        one.pidfds[child] = pidfd
         return True
 
-    def _follow_cookie(self) -> None:
-        spared = _own_line()
+    def _follow_cookies(self) -> None:
+        by_cookie = {one.record.cookie: one for one in self.remains}
+        known = _own_line().union(*(one.pidfds for one in self.remains))
         for pid in _all_pids():
-            if pid not in self.pidfds and pid not in spared:
-                self._try_cookie(pid)
+            if pid not in known and (cookie := _cookie_of(pid)) in by_cookie and cookie is not None:
+                self._try_cookie(by_cookie[cookie], pid)
 
-    def _try_cookie(self, pid: int) -> None:
-        if not _may_carry(pid, self.record):
-            return
-        pidfd = identity.open_pidfd(pid)
+    def _try_cookie(self, one: Remains, pid: int) -> None:
+        pidfd = self._pin(pid)
         if pidfd is None:
             return
-        self._held.callback(os.close, pidfd)
         claim = _claim_of(pid)  # read again, now that the pid cannot become another process unseen
         if claim is None or identity.has_exited(pidfd):
             return
-        if is_member(claim, self.record):
-            self.pidfds[pid] = pidfd
-        elif carries_cookie(claim, self.record):
-            self.escaped.add(pid)
+        if is_member(claim, one.record):
+            one.pidfds[pid] = pidfd
+        elif carries_cookie(claim, one.record):
+            one.escaped.add(pid)
+
+    def _pin(self, pid: int) -> int | None:
+        pidfd = identity.open_pidfd(pid)
+        if pidfd is not None:
+            self._held.callback(os.close, pidfd)
+        return pidfd
 
 
 def carries_cookie(claim: Claim, record: Record) -> bool:
     """Whether that process was started with the tree's cookie, by the same user, after the tree was."""
     since = record.keeper or record.warden
-    entry = f"{COOKIE_VARIABLE}={record.cookie}".encode()
-    return claim.uid == record.uid and claim.start_ticks >= since.start_ticks and entry in claim.environment
+    return claim.uid == record.uid and claim.start_ticks >= since.start_ticks and claim.cookie == record.cookie
 
 
 def is_member(claim: Claim, record: Record) -> bool:
@@ -154,25 +153,32 @@ def is_inside(cgroup: str | None, home: str | None) -> bool:
     return (cgroup.rstrip("/") + "/").startswith(home.rstrip("/") + "/")
 
 
-def _may_carry(pid: int, record: Record) -> bool:
-    """A first look without a descriptor: most processes are somebody else's."""
-    claim = _claim_of(pid)
-    return claim is not None and carries_cookie(claim, record)
+def parse_cookie(environment: bytes) -> str | None:
+    """The cookie in the content of a /proc/PID/environ; None when there is none.  The first counts, as in getenv."""
+    _, entry, rest = (b"\0" + environment).partition(b"\0" + _ENTRY)
+    return rest.partition(b"\0")[0].decode("ascii", "replace") if entry else None
+
+
+def _cookie_of(pid: int) -> str | None:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return parse_cookie(file.read())
+    except OSError:  # gone, a kernel thread, or not ours to read
+        return None
 
 
 def _claim_of(pid: int) -> Claim | None:
-    folder = Path(f"/proc/{pid}")
-    try:
-        uid = folder.stat().st_uid
-        if uid != os.geteuid():
-            return None
-        environment = frozenset((folder / "environ").read_bytes().split(b"\0"))
-        stat = identity.read_stat(pid)
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+    cookie = _cookie_of(pid)
+    if cookie is None:
         return None
+    try:
+        uid, cgroup = os.stat(f"/proc/{pid}").st_uid, home_of(pid)
+    except OSError:
+        return None
+    stat = identity.read_stat(pid)
     if stat is None or stat.state == "Z":
         return None
-    return Claim(uid=uid, start_ticks=stat.start_ticks, cgroup=home_of(pid), environment=environment)
+    return Claim(cookie=cookie, uid=uid, start_ticks=stat.start_ticks, cgroup=cgroup)
 
 
 def _own_line() -> set[int]:
@@ -190,4 +196,4 @@ def _own_line() -> set[int]:
 
 
 def _all_pids() -> Iterator[int]:
-    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return (int(name) for name in os.listdir("/proc") if name.isdigit())
