@@ -183,6 +183,7 @@ class Keeper:
         self._exit = self._leader.exit_status()
         if self._exit is not None:
             self._read_report()
+            self._hear_holder()  # what it said before closing stdin is the reason for an exit that followed at once
             self._end(EndReason.LEADER_EXIT, Event.LEADER_EXIT)
             self._tell("ended", reason=self._book.record.reason, **asdict(self._exit))
 
@@ -219,8 +220,6 @@ class Keeper:
             return False
         self._notice_leader_exit()  # it may have exited since we last looked, and its status goes with the zombie
         if self._leader is not None:
-            if self._exit is None:  # it has just gone: its status is taken and told first
-                return False
             self._leader.reap()
             self._descent.pinned = None
         return has_no_children() and (self._leaf is None or self._leaf.is_empty())
