@@ -235,6 +235,8 @@ class _Link:
     async def close(self) -> None:
         """End the session, politely at first; never takes long."""
         self._closing.set()
+        if self._session is None:
+            self._scope.cancel()
         try:
             with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
                 await self._closed.wait()

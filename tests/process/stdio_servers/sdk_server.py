@@ -1,6 +1,11 @@
-"""A server made from the SDK: it speaks 2026-07-28, and the older protocols to who asks for them."""
+"""A server made from the SDK: it speaks 2026-07-28, and the older protocols to who asks for them.
+
+Arguments: none for stdio, or `sse PORT`, or `streamable-http PORT`.
+"""
 
 from __future__ import annotations
+
+import sys
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp_types import ElicitRequest, ElicitRequestFormParams, ElicitResult, InputRequiredResult
@@ -58,4 +63,8 @@ async def grow(ctx: Context) -> str:
     return "grown"
 
 
-server.run("stdio")
+if len(sys.argv) > 1:
+    kind, port = sys.argv[1:]
+    server.run("sse" if kind == "sse" else "streamable-http", port=int(port))
+else:
+    server.run("stdio")
