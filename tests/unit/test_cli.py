@@ -133,8 +133,8 @@ def test_listing_servers(sexton: Sexton, gateway: Served) -> None:
     assert sexton("servers").out == (
         "SERVER  STATE    SHARING  HELD BY   PROCESSES  MEMORY    AGE  CALLS\n"
         "notes   broken   shared   -                 0       -      -      0\n"
-        "time    running  shared   run:0194          2   81 MB  2m 5s     14\n"
-        "notes: server 'notes' ended with status 1. (+1 lines)\n"
+        "time    running  shared   run 0194          2   81 MB  2m 5s     14\n"
+        "notes: server 'notes' ended with status 1. (+1 line)\n"
     )
     keys = {"name", "state", "sharing", "holders", "pids", "memory", "age", "calls", "breaker", "last_error"}
     for listing in (sexton("servers", "--json"), sexton("servers", "list", "--json")):
@@ -163,7 +163,7 @@ def test_tools_check_and_restart(sexton: Sexton, gateway: Served) -> None:
     )
     broken = sexton("servers", "check", "notes")
     assert (broken.status, broken.err) == (1, "error: server 'notes' ended with status 1.\nNext: look\n")
-    assert sexton("servers", "restart", "time").out == "time is running; held by run:0194.\n"
+    assert sexton("servers", "restart", "time").out == "time is running; held by run 0194.\n"
     unknown = sexton("servers", "restart", "tiem")
     assert (unknown.status, unknown.err) == (
         2,
@@ -272,7 +272,7 @@ def test_an_action_that_cannot_be_meant(sexton: Sexton, gateway: Served, argumen
 def test_processes_and_reaping(sexton: Sexton, gateway: Served) -> None:
     assert sexton("ps").out == (
         "NAME  STATE    HELD BY   PID  PROCESSES  MEMORY    AGE  BOUNDARY\n"
-        "time  running  run:0194   41          2   81 MB  2m 5s  cgroup\n"
+        "time  running  run 0194   41          2   81 MB  2m 5s  cgroup\n"
         "1 tree, 2 processes, 81 MB in the boundary cgroup.\n"
     )
     dry = sexton("reap", "--dry-run")

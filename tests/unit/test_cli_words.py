@@ -155,6 +155,7 @@ def test_times_near_and_far() -> None:
     assert figures.interval(5400) == "1h30m"
     assert figures.interval(1.5) == "1.5s"
     assert figures.first_line("\n  one\ntwo\n\nthree") == "one (+2 lines)"
+    assert figures.first_line('{\n  "a": 1\n}') == '{ "a": 1 }'
 
 
 # The console of `sexton up`
@@ -204,10 +205,10 @@ def test_what_a_person_sees_of_a_gateway() -> None:
         "14:03:07  · gateway     sexton 0.1 starts, pid 7\n"
         "ready http://127.0.0.1:7390\n"
         "14:03:07  ▶ clock       run aabbccdd started\n"
-        "14:03:07  ○ time        starting for run:0194-aabbccdd\n"
+        "14:03:07  ○ time        starting for clock\n"
         "14:03:07  ● time        ready in 0.8 s (pid 41, 2 tools)\n"
-        "14:03:07  ◆ time        shared by 2 holders: run:0194-aabbccdd, api:12\n"
-        "14:03:07  ✔ clock       ran in 12 ms: It is 15:03 (+1 lines)\n"
+        "14:03:07  ◆ time        shared by 2 holders: clock, api:12\n"
+        "14:03:07  ✔ clock       ran in 12 ms: It is 15:03 (+1 line)\n"
         "14:03:07  ✘ clock       failed after 4.0 s: It broke.\n"
         "                  Next: mend it\n"
         "14:03:07  ! clock       cancelled after 4.0 s: by hand\n"

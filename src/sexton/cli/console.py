@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sexton.cli.event_lines import EventLine, line_of
+from sexton.cli.holders import RunNames
 from sexton.cli.output import console_for, printable
 
 _NARROWEST, _WIDEST = 10, 24  # columns of the subject
@@ -43,13 +44,19 @@ class EventConsole:
         self._is_terminal = stream.isatty()
         self._plain_symbols = not _can_show(stream, "▶✔✘●○◆·")
         self._subject_width = _NARROWEST
+        self._jobs = RunNames()
+        self._is_up = False
         self._gone = False
 
     def show(self, event: Event) -> None:
         """Print the event, if it is one that a person likes to see."""
+        self._jobs.learn(event)
         if event.kind == "gateway.ready":
+            self._is_up = True
             self.say(f"ready {event.data['url']}")
-        elif line := line_of(event.kind, event.data):
+        elif event.kind.startswith("job.") and not self._is_up:
+            return  # the jobs of the configuration, each time that it is new to the database
+        elif line := line_of(event.kind, self._jobs.name_holders(event.data)):
             self._print(self._laid_out(event, line))
             if line.hint:
                 self._print(Text.assemble(" " * (self._indent() - 6), ("Next: ", "bold"), printable(line.hint)))

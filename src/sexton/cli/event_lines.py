@@ -37,7 +37,7 @@ Data = Mapping[str, Any]
 
 
 def line_of(kind: str, data: Data) -> EventLine | None:
-    """The line for an event; None for what only programs care about."""
+    """The line for an event; None for what only programs care about.  Holders are named as the data names them."""
     if teller := _TELLERS.get(kind):
         return teller(data)
     return _told_problem(data) if data.get("what") else None
@@ -135,6 +135,12 @@ def _breaker_open(data: Data) -> EventLine:
     )
 
 
+def _tools_changed(data: Data) -> EventLine:
+    names = data.get("tools") or ()
+    shown = _names(names[:6]) + (", …" if len(names) > 6 else "")
+    return EventLine(mark=Mark.NOTE, text=f"has {counted(len(names), 'tool')}: {shown}")
+
+
 def _draining(data: Data) -> EventLine:
     return EventLine(mark=Mark.NOTE, text=f"to be replaced when {_names(data.get('holders'))} no longer holds it")
 
@@ -179,7 +185,7 @@ def _settings_reloaded(data: Data) -> EventLine:
         for change in ("added", "changed", "removed")
         if (names := data.get(f"{noun}_{change}"))
     ]
-    return EventLine(mark=Mark.NOTE, text="reloaded; " + ("; ".join(parts) or "nothing that runs has changed"))
+    return EventLine(mark=Mark.NOTE, text="reloaded: " + ("; ".join(parts) or "nothing that runs has changed"))
 
 
 def _recovered(data: Data) -> EventLine | None:
@@ -188,10 +194,6 @@ def _recovered(data: Data) -> EventLine | None:
         return None
     ended = f"ended {counted(len(trees), 'process tree')} that a crash left behind"
     return EventLine(mark=Mark.WARNING, text=f"{ended}: {_names(trees)}")
-
-
-def _swept(data: Data) -> EventLine | None:
-    return EventLine(mark=Mark.NOTE, text=f"swept: {first_line(data['report'])}") if data.get("report") else None
 
 
 _TELLERS: Mapping[str, Callable[[Data], EventLine | None]] = {
@@ -213,6 +215,7 @@ _TELLERS: Mapping[str, Callable[[Data], EventLine | None]] = {
     "server.start_failed": _server_failed("did not start"),
     "server.died": _server_failed("died"),
     "server.breaker_open": _breaker_open,
+    "server.tools_changed": _tools_changed,
     "server.breaker_closed": _note("works again"),
     "server.draining": _draining,
     "server.taken_away": _note("taken away from its holders"),
@@ -222,7 +225,6 @@ _TELLERS: Mapping[str, Callable[[Data], EventLine | None]] = {
     "gateway.stopped": _note("stopped; nothing is left"),
     "settings.reloaded": _settings_reloaded,
     "containment.recovered": _recovered,
-    "containment.swept": _swept,
     "clock.jumped": _clock_jumped,
     "database.recovered": _note("the database works again"),
     "gateway.dead": _dead_gateway,

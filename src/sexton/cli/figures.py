@@ -74,11 +74,13 @@ def local_time(time: datetime | None, now: datetime) -> str:
 
 
 def first_line(text: str | None) -> str:
-    """The first line with something on it; the rest is hinted at."""
+    """The first line with something on it; the rest is hinted at.  JSON over several lines is one line here."""
     lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
     if not lines:
         return ""
-    return lines[0] if len(lines) == 1 else f"{lines[0]} (+{len(lines) - 1} lines)"
+    if lines[0] in ("{", "[", "[{"):
+        return " ".join(lines)
+    return lines[0] if len(lines) == 1 else f"{lines[0]} (+{counted(len(lines) - 1, 'line')})"
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:

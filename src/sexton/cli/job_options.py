@@ -13,6 +13,8 @@ from sexton.cli.tool_arguments import parse_object
 from sexton.daemon import parse_duration
 from sexton.errors import UsageError
 
+_UTC = ("Etc/UTC", "Etc/UCT", "UCT", "Zulu", "Etc/Zulu", "Universal", "Etc/Universal")
+
 
 def parse_span(option: str, text: str) -> float:
     """Seconds."""
@@ -90,4 +92,5 @@ def local_zone_name() -> str:
     named = os.environ.get("TZ", "").lstrip(":")
     linked = str(Path("/etc/localtime").resolve()).partition("zoneinfo/")[2]
     known = available_timezones()
-    return next((name for name in (named, linked) if name in known), "UTC")
+    found = next((name for name in (named, linked) if name in known), "UTC")
+    return "UTC" if found in _UTC else found

@@ -13,13 +13,12 @@ from rich.text import Text
 from sexton.cli.connection import connect_if_running
 from sexton.cli.figures import age, counted, size
 from sexton.cli.gateway_client import GatewayClient
+from sexton.cli.holders import RunNames
 from sexton.cli.options import ConfigOption, DataOption, JsonOption, places_of, wants_json
 from sexton.cli.output import print_json, print_table, say, styled_state
 from sexton.errors import UsageError
 from sexton.gateway.documents import ProcessesDocument, ReapDocument, TreeDocument
 from sexton.gateway.reap_documents import dry_run_document, reap_document
-
-CONTAINMENT_FOLDER = "containment"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -43,12 +42,13 @@ def ps(
     if not gateway:
         say(f"No gateway is running on {folder}.")
     if found["trees"]:
-        _print_trees(found["trees"])
+        held = gateway and any(tree["holders"] for tree in found["trees"])
+        _print_trees(found["trees"], RunNames(gateway.get("jobs")) if gateway and held else RunNames())
     else:
         say("No process trees." if gateway else "The ledger names no process trees: nothing is left.")
     if gateway:
         say(f"{_summary(found['trees'])} in the boundary {found['boundary']}.")
-    elif found["trees"]:
+    elif any(tree["state"] == "orphaned" for tree in found["trees"]):
         say("Next: end them with: sexton reap  (a starting gateway does it too)")
 
 
@@ -57,19 +57,19 @@ def _summary(trees: Sequence[TreeDocument]) -> str:
     return f"{counted(len(trees), 'tree')}, {processes}, {size(sum(tree['memory'] or 0 for tree in trees))}"
 
 
-def _print_trees(trees: Sequence[TreeDocument]) -> None:
+def _print_trees(trees: Sequence[TreeDocument], names: RunNames) -> None:
     columns = ("NAME", "STATE", "HELD BY", "PID", "PROCESSES", "MEMORY", "AGE", "BOUNDARY")
-    print_table(columns, [_tree_row(tree) for tree in trees], right=("PID", "PROCESSES", "MEMORY", "AGE"))
+    print_table(columns, [_tree_row(tree, names) for tree in trees], right=("PID", "PROCESSES", "MEMORY", "AGE"))
     for tree in trees:
         for stuck in tree["stuck"]:
             say(f"{tree['name']}: pid {stuck.get('pid')} does not end: {stuck.get('why')}")
 
 
-def _tree_row(tree: TreeDocument) -> tuple[str | Text, ...]:
+def _tree_row(tree: TreeDocument, names: RunNames) -> tuple[str | Text, ...]:
     return (
         tree["name"],
         styled_state(tree["state"]),
-        ", ".join(tree["holders"]) or ("-" if tree["owner"].startswith("server:") else tree["owner"]),
+        ", ".join(names.names(_holders(tree))) or "-",
         str(tree["leader_pid"] or "-"),
         str(len(tree["pids"])),
         size(tree["memory"]) or "-",
@@ -78,12 +78,20 @@ def _tree_row(tree: TreeDocument) -> tuple[str | Text, ...]:
     )
 
 
-def _left_on_disk(folder: Path) -> ProcessesDocument:
-    from sexton.containment import list_orphans
-    from sexton.gateway.record_documents import record_document
+def _holders(tree: TreeDocument) -> Sequence[str]:
+    """Who uses a server's tree; of any other tree, its owner."""
+    return tree["holders"] or ([] if tree["owner"].startswith("server:") else [tree["owner"]])
 
-    records = list_orphans(folder / CONTAINMENT_FOLDER)
-    return ProcessesDocument(boundary=None, trees=[record_document(record, datetime.now(UTC)) for record in records])
+
+def _left_on_disk(folder: Path, *, only_orphans: bool = False) -> ProcessesDocument:
+    """What the ledger names: trees that nobody keeps any more, and those of a `sexton call` that is under way."""
+    from sexton.containment import list_live, list_orphans
+    from sexton.gateway.record_documents import orphan_document, record_document
+
+    now = datetime.now(UTC)
+    orphans = [orphan_document(record, now) for record in list_orphans(folder)]
+    live = [] if only_orphans else [record_document(record, now) for record in list_live(folder)]
+    return ProcessesDocument(boundary=None, trees=[*live, *orphans])
 
 
 def reap(
@@ -118,12 +126,12 @@ def _reap(gateway: GatewayClient | None, folder: Path, *, dry_run: bool, include
         report: ReapDocument = gateway.post("reap", request, timeout=None)
         return report
     if dry_run:
-        return dry_run_document(_left_on_disk(folder)["trees"])
+        return dry_run_document(_left_on_disk(folder, only_orphans=True)["trees"])
     import anyio
 
     from sexton.containment import recover
 
-    return reap_document(anyio.run(recover, folder / CONTAINMENT_FOLDER))
+    return reap_document(anyio.run(recover, folder))
 
 
 _NOTHING = "Nothing to end: no tree is without its holder."
@@ -131,7 +139,7 @@ _NOTHING = "Nothing to end: no tree is without its holder."
 
 def _print_dry_run(report: ReapDocument) -> None:
     if report["would_end"]:
-        _print_trees(report["would_end"])
+        _print_trees(report["would_end"], RunNames())
         say(f"{_summary(report['would_end'])} would be ended.  Nothing was.")
     else:
         say(_NOTHING)
@@ -178,7 +186,7 @@ def _examine(folder: Path) -> Mapping[str, Any]:
     from sexton.containment import examine
     from sexton.gateway.plain import plain
 
-    report: Mapping[str, Any] = plain(anyio.run(examine, folder / CONTAINMENT_FOLDER))
+    report: Mapping[str, Any] = plain(anyio.run(examine, folder))
     return report
 
 

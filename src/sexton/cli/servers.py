@@ -12,6 +12,7 @@ import typer
 from sexton.cli.connection import connect
 from sexton.cli.figures import age, counted, duration, first_line, size
 from sexton.cli.gateway_client import segment
+from sexton.cli.holders import RunNames
 from sexton.cli.options import ConfigOption, DataOption, JsonOption, places_of, remember, wants_json
 from sexton.cli.output import print_json, print_table, say, styled_state
 from sexton.errors import SextonError
@@ -44,17 +45,18 @@ def list_servers(
     elif not found:
         say("No servers are configured.  Add one to sexton.toml, or: sexton servers import FILE")
     else:
-        _print_servers(found)
+        names = RunNames(gateway.get("jobs")) if any(server["holders"] for server in found) else RunNames()
+        _print_servers(found, names)
 
 
-def _print_servers(found: Sequence[ServerDocument]) -> None:
+def _print_servers(found: Sequence[ServerDocument], names: RunNames) -> None:
     columns = ("SERVER", "STATE", "SHARING", "HELD BY", "PROCESSES", "MEMORY", "AGE", "CALLS")
     rows = [
         (
             server["name"],
             styled_state(server["state"]),
             server["sharing"],
-            ", ".join(server["holders"]) or "-",
+            ", ".join(names.names(server["holders"])) or "-",
             str(len(server["pids"])),
             size(server["memory"]) or "-",
             age(server["age"]) or "-",
@@ -127,7 +129,7 @@ def restart(
     if wants_json(context, as_json):
         print_json(found)
     else:
-        held = f"; held by {', '.join(found['holders'])}" if found["holders"] else ""
+        held = f"; held by {', '.join(RunNames().names(found['holders']))}" if found["holders"] else ""
         say(f"{name} is {found['state']}{held}.")
 
 

@@ -50,7 +50,7 @@ async def short_lived_pool(settings_path: Path, data_dir: Path) -> AsyncIterator
     """
     settings = load_settings(settings_path)
     _make_private(data_dir)
-    async with Containment.open(data_dir / "containment", recover=False) as containment:
+    async with Containment.open(data_dir, recover=False) as containment:
         journal = Journal.open()
         pool = ServerPool(settings.servers, containment, clock=SystemClock(), journal=journal, data_dir=data_dir)
         async with anyio.create_task_group() as tasks:

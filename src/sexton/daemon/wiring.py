@@ -22,7 +22,7 @@ from sexton.daemon.settings import Settings, resolve_action
 from sexton.database import Database
 from sexton.errors import SextonError
 from sexton.gateway.http import Gateway, serve_http
-from sexton.journal import Journal
+from sexton.journal import JSON, Journal
 from sexton.mcp_servers import ServerPool
 from sexton.scheduler import Limits, Origin, Outcome, Perform, RunContext, RunFailed, RunStore, Scheduler
 
@@ -53,6 +53,7 @@ async def running_parts(
     node = socket.gethostname()
     async with AsyncExitStack() as stack:
         containment = await stack.enter_async_context(Containment.open(data_dir))
+        tell_recovery(containment, journal)
         stack.push_async_callback(_sweep_everything, containment)
         _require(settings, containment)
         database = await stack.enter_async_context(Database.open(settings.database or data_dir / "sexton.db"))
@@ -116,6 +117,14 @@ def perform_of(settings: Settings, pool: ServerPool, containment: Containment) -
         return await perform_action(action, context, pool=pool, containment=containment)
 
     return perform
+
+
+def tell_recovery(containment: Containment, journal: Journal) -> None:
+    """What the start found of an earlier gateway that was killed, and finished."""
+    recovered = containment.recovered
+    if recovered.trees:
+        trees = [f"{tree.name} ({tree.state})" for tree in recovered.trees]
+        journal.append("containment.recovered", subject="containment", trees=list[JSON](trees))
 
 
 async def sweep_orphans(containment: Containment, journal: Journal) -> None:

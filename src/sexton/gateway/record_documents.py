@@ -63,3 +63,10 @@ def record_document(record: Record, now: datetime) -> TreeDocument:
         stuck=plain(record.stuck),
         external=plain(record.externals),
     )
+
+
+def orphan_document(record: Record, now: datetime) -> TreeDocument:
+    """A tree that nobody keeps any more; its record still says what its keeper wrote last."""
+    document = record_document(record, now)
+    document["state"] = "orphaned"
+    return document

@@ -12,7 +12,7 @@ from sexton.gateway.http.body import RequestBody, read_body
 from sexton.gateway.http.parts import Gateway, TreeStatus
 from sexton.gateway.plain import plain
 from sexton.gateway.reap_documents import dry_run_document, reap_document
-from sexton.gateway.record_documents import record_document
+from sexton.gateway.record_documents import orphan_document
 
 
 class ReapRequest(RequestBody):
@@ -72,7 +72,7 @@ async def reap(gateway: Gateway, request: Request) -> ReapDocument:
 
 
 def _would_end(gateway: Gateway, *, include_active: bool) -> Sequence[TreeDocument]:
-    orphans = [record_document(record, gateway.clock.now()) for record in gateway.orphans()]
+    orphans = [orphan_document(record, gateway.clock.now()) for record in gateway.orphans()]
     return [*orphans, *_tree_documents(gateway)] if include_active else orphans
 
 

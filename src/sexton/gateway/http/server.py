@@ -110,7 +110,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise SextonError(
             f"The gateway cannot listen on {host} port {port}: {error.strerror or error}.",
-            hint="set another `port` under [gateway] in sexton.toml (0 takes any free one), or stop what uses it",
+            hint="write listen = '127.0.0.1:0' in sexton.toml (0 takes any free port), or stop what uses this one",
         ) from error
     return listener
 
