@@ -30,12 +30,12 @@ import httpx2
 from benchmarks.bystanders import Bystanders
 from benchmarks.day_jobs import JOBS, MIDWAY, day_servers, runs_in_order
 from benchmarks.gateway import Follower, Gateway, toml_jobs, toml_servers
-from benchmarks.leak_hosts import free_port, wait_until
 from benchmarks.machine import describe_machine
 from benchmarks.peers import ROOT, Peers, ensure_peers
 from benchmarks.plot import write_plot
 from benchmarks.report import RESULTS, markdown_table, quantile, say, times, write_csv
 from benchmarks.truth import Leaf, cookie_pids, end_cookie_pids, parent_of, proportional_bytes
+from benchmarks.waiting import free_port, wait_until
 
 SAMPLE_SECONDS = 0.5
 AFTER_KILL = 2.0

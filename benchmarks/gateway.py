@@ -13,9 +13,9 @@ from typing import Any
 
 import httpx2
 
-from benchmarks.leak_hosts import wait_until
 from benchmarks.peers import ROOT
 from benchmarks.truth import Leaf
+from benchmarks.waiting import wait_until
 
 READY_SECONDS = 60.0
 EXIT_SECONDS = 60.0
@@ -69,12 +69,14 @@ class Gateway:
     @contextlib.contextmanager
     def client(self, *, timeout: float | None = 30.0) -> Iterator[httpx2.Client]:
         """An HTTP client of the running gateway, whose paths begin after /api/v1."""
+        with httpx2.Client(**self.address(), timeout=timeout) as client:
+            yield client
+
+    def address(self) -> dict[str, Any]:
+        """What an httpx2 client needs to reach it."""
         url = json.loads((self.data / "gateway.json").read_text())["url"]
         token = (self.data / "token").read_text().strip()
-        with httpx2.Client(
-            base_url=f"{url}/api/v1", headers={"authorization": f"Bearer {token}"}, timeout=timeout
-        ) as client:
-            yield client
+        return {"base_url": f"{url}/api/v1", "headers": {"authorization": f"Bearer {token}"}}
 
     def _answers(self) -> bool:
         assert self.process is not None

@@ -6,19 +6,17 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
+from benchmarks.gateway import Gateway, toml_servers
 from benchmarks.peers import ROOT, Peers
 from benchmarks.truth import COOKIE, Leaf
+from benchmarks.waiting import free_port, wait_until
 
 SESSION = str(ROOT / "benchmarks/hosts/session.py")
 START_SECONDS = 60.0
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +90,10 @@ class Host(Protocol):
     def shared(self) -> bool:
         """Whether the server belongs to the host, not to a client's session, so that it may outlive a session."""
 
+    @property
+    def has_clients(self) -> bool:
+        """Whether the client is a process of its own, which can be killed alone."""
+
     def start(self, place: Place, server: Server, ending: str) -> Running:
         """Start the host on `server`, with a client that ends its session by `ending` (see hosts/session.py)."""
 
@@ -104,6 +106,7 @@ class LibraryHost:
     client: str
     python: Path
     shared: bool = False
+    has_clients: bool = False
 
     def start(self, place: Place, server: Server, ending: str) -> Running:
         """The session program is host and client in one."""
@@ -124,6 +127,7 @@ class ProxyHost:
     name: str
     peers: Peers
     shared: bool = True
+    has_clients: bool = True
 
     def start(self, place: Place, server: Server, ending: str) -> Running:
         """The proxy first; when its port answers, the client."""
@@ -143,6 +147,32 @@ class ProxyHost:
         return Running(host=host, client=client)
 
 
+@dataclass(frozen=True, slots=True)
+class GatewayHost:
+    """`sexton up` with one shared server that is retired after a second without a holder; its client speaks HTTP."""
+
+    name: str
+    shared: bool = False
+    has_clients: bool = True
+
+    def start(self, place: Place, server: Server, ending: str) -> Running:
+        """The gateway first; when it answers, the client."""
+        table = {
+            "command": server.command,
+            "args": list(server.args),
+            "env": place.server_env,
+            "cwd": str(server.cwd),
+            "idle_timeout": "1s",
+        }
+        settings = f'listen = "127.0.0.1:{free_port()}"\n{toml_servers({"it": table})}'
+        (place.folder / "sexton.toml").write_text(settings)
+        gateway = Gateway(place.leaf, place.folder)
+        gateway.start()
+        assert gateway.process is not None
+        plan = session_command(sexton_python(), "gateway", ending, server, gateway.address())
+        return Running(host=gateway.process, client=place.start(plan, output="client"))
+
+
 def session_command(python: Path, client: str, ending: str, server: Server, transport: dict[str, Any]) -> list[str]:
     """The command line of `hosts/session.py`."""
     plan = {"client": client, "ending": ending, "server": transport, "probe": server.probe, "stuck": server.stuck}
@@ -152,21 +182,6 @@ def session_command(python: Path, client: str, ending: str, server: Server, tran
 def sexton_python() -> Path:
     """The interpreter that has Sexton: the one we run on."""
     return Path(sys.executable)
-
-
-def free_port() -> int:
-    """A loopback port that nobody used a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(condition: Callable[[], T], seconds: float, *, every: float = 0.02) -> T:
-    """Poll until `condition` is true or `seconds` have passed; gives its last value."""
-    end = time.monotonic() + seconds
-    while not (value := condition()) and time.monotonic() < end:
-        time.sleep(every)
-    return value
 
 
 def _answers(port: int) -> bool:

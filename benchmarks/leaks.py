@@ -23,6 +23,7 @@ from pathlib import Path
 
 from benchmarks.bystanders import Bystanders
 from benchmarks.leak_hosts import (
+    GatewayHost,
     Host,
     LibraryHost,
     Place,
@@ -31,12 +32,12 @@ from benchmarks.leak_hosts import (
     Server,
     servers_of_the_table,
     sexton_python,
-    wait_until,
 )
 from benchmarks.machine import describe_machine
 from benchmarks.peers import Peers, ensure_peers
 from benchmarks.report import markdown_table, say, write_csv
 from benchmarks.truth import Leaf, cookie_pids, end_cookie_pids, is_sexton_helper, parent_of
+from benchmarks.waiting import wait_until
 
 ENDINGS = ("clean close", "cancelled", "cancelled twice", "client kill -9", "host SIGTERM", "host kill -9")
 SETTLE_SECONDS = 8.0  # 2 s, and MCP's 2 s for each of end of file and SIGTERM, and 2 s of slack
@@ -91,16 +92,16 @@ def _observe(host: Host, server: Server, ending: str, place: Place, running: Run
     began = time.monotonic()
     wait_until(lambda: not survivors(place, running), SETTLE_SECONDS)
     left, seconds = survivors(place, running), time.monotonic() - began
-    lives_on = host.shared and running.host.poll() is None
-    if lives_on and ending != "clean close" and server.letter in "SDH":
-        note = note or ("call cancelled" if "cancelled" in place.server_log() else "call runs on")
+    lives_on = running.host.poll() is None
+    if host.has_clients and lives_on and ending != "clean close" and server.letter in "SDH":
+        note = note or ("" if "cancelled" in place.server_log() else "call runs on")
     return Cell(
         host=host.name,
         server=server.letter,
         ending=ending,
         survivors=len(left),
         seconds=seconds,
-        shared=lives_on,
+        shared=lives_on and host.shared,
         note=note,
     )
 
@@ -140,6 +141,7 @@ def hosts_of_the_table(peers: Peers) -> tuple[Host, ...]:
     """One row each."""
     return (
         LibraryHost("sexton.stdio_client", "sexton", sexton_python()),
+        GatewayHost("sexton up"),
         LibraryHost("MCP SDK 2.3 stdio_client", "sdk", peers.python),
         LibraryHost("fastmcp 4.1 client", "fastmcp", peers.python),
         ProxyHost("mcp-proxy 0.13", peers),
@@ -176,7 +178,7 @@ def plan(hosts: Sequence[Host], servers: Sequence[Server], repeat: int) -> Itera
     """Every cell; a client that lives in its host cannot be killed alone."""
     for host in hosts:
         for ending in ENDINGS:
-            if ending == "client kill -9" and not host.shared:
+            if ending == "client kill -9" and not host.has_clients:
                 continue
             for server in servers:
                 for _ in range(repeat):

@@ -1,9 +1,10 @@
 """One client session to one server, ended in the way that the first argument says.
 
-Its only argument is JSON: {"client": "sexton" | "sdk" | "fastmcp" | "http", "ending": "clean" | "cancelled" |
-"cancelled twice" | "hold", "server": {"command", "args", "env", "cwd"} or {"url"}, "probe": [tool, arguments],
-"stuck": [tool, arguments]}. It prints `calling` when the stuck call is under way, `ended` when the session has been
-left, `hung` if leaving takes longer than HANG_SECONDS. Then it stays, as a long-running host would, until it is killed.
+Its only argument is JSON: {"client": "sexton" | "sdk" | "fastmcp" | "http" | "gateway",
+"ending": "clean" | "cancelled" | "cancelled twice" | "hold", "server": what the client takes,
+"probe": [tool, arguments], "stuck": [tool, arguments]}. It prints `calling` when the stuck call is under way, `ended`
+when the session has been left, `hung` if leaving takes longer than HANG_SECONDS. Then it stays, as a long-running host
+would, until it is killed.
 """
 
 import asyncio
@@ -134,6 +135,19 @@ async def _http(server: dict[str, Any]) -> AsyncIterator[Call]:
         yield client.call_tool
 
 
+@contextlib.asynccontextmanager
+async def _gateway(server: dict[str, Any]) -> AsyncIterator[Call]:
+    """Sexton's HTTP API; `server` holds the arguments of an httpx2 client, and the one configured server is `it`."""
+    httpx2 = importlib.import_module("httpx2")
+    async with httpx2.AsyncClient(**server, timeout=None) as client:
+
+        async def call(tool: str, arguments: dict[str, Any]) -> Any:
+            answer = await client.post("/calls", json={"server": "it", "tool": tool, "arguments": arguments})
+            return answer.raise_for_status()
+
+        yield call
+
+
 def preload(client: str) -> None:
     """Import what that client needs, so that a measurement does not pay for it."""
     for module in {"sexton": ("mcp", "sexton"), "fastmcp": ("fastmcp", "fastmcp.client.transports")}.get(
@@ -142,7 +156,7 @@ def preload(client: str) -> None:
         importlib.import_module(module)
 
 
-CLIENTS = {"sdk": _sdk, "sexton": _sexton, "fastmcp": _fastmcp, "http": _http}
+CLIENTS = {"sdk": _sdk, "sexton": _sexton, "fastmcp": _fastmcp, "http": _http, "gateway": _gateway}
 
 
 def _say(word: str) -> None:
