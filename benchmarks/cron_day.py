@@ -28,13 +28,13 @@ from typing import Any
 import httpx2
 
 from benchmarks.bystanders import Bystanders
-from benchmarks.day_jobs import JOBS, MIDWAY, day_servers, runs_in_order
+from benchmarks.day_jobs import JOBS, MIDWAY, PROGRAMS, day_servers, runs_in_order
 from benchmarks.gateway import Follower, Gateway, toml_jobs, toml_servers
 from benchmarks.machine import describe_machine
 from benchmarks.peers import ROOT, Peers, ensure_peers
 from benchmarks.plot import write_plot
 from benchmarks.report import RESULTS, markdown_table, quantile, say, times, write_csv
-from benchmarks.truth import Leaf, cookie_pids, end_cookie_pids, parent_of, proportional_bytes
+from benchmarks.truth import Leaf, command_line, cookie_pids, end_cookie_pids, parent_of, proportional_bytes
 from benchmarks.waiting import free_port, wait_until
 
 SAMPLE_SECONDS = 0.5
@@ -55,7 +55,7 @@ class Sample:
     processes: int
     """In the leaf: host, its helpers and servers."""
     trees: int
-    """Server processes whose parent is none."""
+    """Servers: not their children, such as the git processes of mcp-server-git."""
     server_processes: int
     server_mib: float
     all_mib: float
@@ -121,11 +121,15 @@ class Day:
             seconds=round(seconds, 1),
             runs=self.runs,
             processes=len(memory),
-            trees=sum(parent_of(pid) not in servers for pid in servers),
+            trees=sum(parent_of(pid) not in servers and _is_leader(pid) for pid in servers),
             server_processes=len(servers),
             server_mib=round(sum(memory[pid] for pid in servers), 1),
             all_mib=round(sum(memory.values()), 1),
         )
+
+
+def _is_leader(pid: int) -> bool:
+    return any(program in command_line(pid) for program in PROGRAMS)
 
 
 def _cpu_seconds(leaf: Leaf) -> float:

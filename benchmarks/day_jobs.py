@@ -9,6 +9,7 @@ from benchmarks.peers import ROOT, Peers
 from benchmarks.truth import COOKIE
 
 MIDWAY = 0.3  # seconds after which a call that will be ended is ended
+PROGRAMS = ("mempalace-mcp", "mcp-server-time", "mcp-server-git")
 LONG_CALL = {"timeout_ms": 600, "stream": "bench"}
 
 
@@ -59,12 +60,12 @@ def day_servers(peers: Peers, folder: Path, cookie: str) -> dict[str, dict[str, 
     marked = {COOKIE: cookie, "HOME": str(folder)}
     return {
         "palace": {
-            "command": peers.program("mempalace-mcp"),
+            "command": peers.program(PROGRAMS[0]),
             "args": [],
             "env": {**marked, "MEMPALACE_PALACE_PATH": str(folder / "palace")},
         },
-        "time": {"command": peers.program("mcp-server-time"), "args": ["--local-timezone", "UTC"], "env": marked},
-        "git": {"command": peers.program("mcp-server-git"), "args": [], "env": marked},
+        "time": {"command": peers.program(PROGRAMS[1]), "args": ["--local-timezone", "UTC"], "env": marked},
+        "git": {"command": peers.program(PROGRAMS[2]), "args": [], "env": marked},
     }
 
 
