@@ -323,15 +323,15 @@ class Containment:
 
     async def _wait_unheld_gone(self) -> None:
         """Trees whose handles are gone end by themselves; a keeper that does not get on is replaced."""
-        records = self._unsettled()
         give_up = time.monotonic() + _ENDING_TAKES
-        while records and time.monotonic() < give_up:
+        while (records := self._unsettled()) and time.monotonic() < give_up and any(map(_has_custodian, records)):
             await anyio.sleep(_LOOK_EVERY)
-            records = self._unsettled()
-        for record in records:
+        for record in filter(_has_custodian, records):
             _log.warning("the processes of %r do not end in time; replacing their keeper", record.name)
             self._warden.wake()
             self._warden.kill_keeper(record.tree)
+        if records:
+            await recovery.recover(self.state_dir, own_instance=self._instance.id)
 
     def _unsettled(self) -> list[Record]:
         settled = {TreeState.STUCK, TreeState.EXTERNAL_PENDING}
@@ -429,6 +429,10 @@ async def _wait_gone_or_stuck(tree: ProcessTree) -> None:
         await tree.wait_gone()
     except TreeStuck as stuck:
         _log.warning("%s", stuck)
+
+
+def _has_custodian(record: Record) -> bool:
+    return any(one is not None and identity.is_alive(one) for one in (record.keeper, record.warden))
 
 
 def _is_new(tree: ProcessTree) -> bool:

@@ -67,15 +67,26 @@ class Reports:
             if self.progress == seen:
                 await anyio.wait_readable(watched)
 
-    def close(self) -> None:
-        """Let go of the lifeline: its custodian sees that nobody holds the tree any more."""
+    def let_go(self) -> None:
+        """Nobody holds the tree from here on; what becomes of it is still reported.
+
+        The custodian sees the end of our side even when a forked process holds a copy of it.
+        """
         with self._lock:
-            holder, self._lifeline = self._lifeline, None
-            if holder is not None:
-                with suppress(OSError):  # seen at the other end even when a forked process holds a copy of this one
-                    holder.shutdown(socket.SHUT_RDWR)
-                holder.close()
-        self.nudge()
+            if self._lifeline is not None:
+                with suppress(OSError):
+                    self._lifeline.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Let go, and hear no more."""
+        self.let_go()
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        holder, self._lifeline = self._lifeline, None
+        if holder is not None:
+            holder.close()
 
     @contextmanager
     def _watch(self) -> Iterator[int]:
@@ -98,12 +109,10 @@ class Reports:
         with self._lock:
             before = self._progress
             while self._lifeline is not None and (packet := lifeline.receive(self._lifeline)) is not None:
-                if packet:
-                    self._progress = self._progress.after(json.loads(packet))
-                else:
-                    self._progress = self._progress.unattended()
-                    self._lifeline.close()
-                    self._lifeline = None
+                report = json.loads(packet) if packet else None
+                self._progress = self._progress.unattended() if report is None else self._progress.after(report)
+                if self._progress.is_over:
+                    self._close()
             if self._progress is not before:
                 self.changed_at = time.monotonic()
                 self.nudge()

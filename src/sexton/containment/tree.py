@@ -70,7 +70,7 @@ class ProcessTree:
         self._rescues = 0
         self._rescued_at = 0.0
         self._asked_at: float | None = None
-        self._let_go = weakref.finalize(self, _let_go, os.getpid(), self._reports, self._pipes, self._tail)
+        weakref.finalize(self, _close, os.getpid(), self._reports, self._pipes, self._tail)
 
     @property
     def stdin(self) -> int:
@@ -163,7 +163,9 @@ class ProcessTree:
         except TreeStuck as stuck:
             _log.warning("%s", stuck)
         finally:
-            self._let_go()
+            self._reports.let_go()
+            self._pipes.close()
+            self._tail.close()
 
     async def _wait(self, is_enough: Callable[[TreeProgress], bool]) -> TreeProgress:
         """Wait for progress; a custodian that owes us some and gives none is replaced."""
@@ -198,7 +200,7 @@ class ProcessTree:
         self._reports.nudge()
 
 
-def _let_go(owner: int, reports: Reports, pipes: Pipes, tail: TailReader) -> None:
+def _close(owner: int, reports: Reports, pipes: Pipes, tail: TailReader) -> None:
     """Not in a process that was forked from the owner: there these are copies, and the tree is not its to end."""
     if os.getpid() == owner:
         reports.close()
