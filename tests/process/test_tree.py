@@ -378,3 +378,11 @@ def _open_descriptors() -> int:
 def _ignored_by_python() -> int:
     """A Python ignores these by itself: the program was started with none ignored."""
     return sum(1 << (number - 1) for number in (signal.SIGPIPE, signal.SIGXFSZ))
+
+
+@pytest.mark.anyio
+async def test_many_may_be_started_in_one_go(containment: Containment, program: Program) -> None:
+    trees = [containment.start(program("true")) for _ in range(150)]
+    with anyio.fail_after(60):
+        for tree in trees:
+            assert (await tree.wait_gone()).returncode == 0

@@ -324,8 +324,10 @@ class Containment:
     async def _wait_unheld_gone(self) -> None:
         """Trees whose handles are gone end by themselves; a keeper that does not get on is replaced."""
         give_up = time.monotonic() + _ENDING_TAKES
-        while (records := self._unsettled()) and time.monotonic() < give_up and any(map(_has_custodian, records)):
+        records = self._unsettled()
+        while any(map(_has_custodian, records)) and time.monotonic() < give_up:
             await anyio.sleep(_LOOK_EVERY)
+            records = self._unsettled()
         for record in filter(_has_custodian, records):
             _log.warning("the processes of %r do not end in time; replacing their keeper", record.name)
             self._warden.wake()

@@ -21,7 +21,6 @@ from sexton.containment.order import Order, to_bytes
 
 _OOM_SCORE_RAISE = 300
 _OOM_SCORE_HIGHEST = 1000
-_UNBLOCKABLE = frozenset({signal.SIGKILL, signal.SIGSTOP})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +126,8 @@ def _be_first_to_go() -> None:
 def _reset_signals() -> None:
     """A program gets every signal at its default and unblocked, not what the gateway or we have made of them."""
     signal.set_wakeup_fd(-1)
-    for signum in signal.valid_signals() - _UNBLOCKABLE:
-        with suppress(OSError):  # the C library keeps two for itself
+    for signum in signal.valid_signals():
+        if signal.getsignal(signum) is not signal.SIG_DFL:
             signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +21,9 @@ from sexton.containment.order import Descriptors, Order
 
 _LOADER_ENV = ("LD_LIBRARY_PATH",)
 """What an interpreter may need to be found whole."""
+_TAKES_ORDERS_WITHIN = 1.0
+"""A warden takes an order in about a millisecond; only a burst of hundreds makes us wait for it at all."""
+_FULL_QUEUE_WAIT = 0.01
 _MAIN = Path(__file__).with_name("warden_main.py")
 
 
@@ -53,24 +59,21 @@ class Warden:
             return None if self._current is None or self._current.has_died() else self._current.process.pid
 
     def ask(self, wanted: Order, descriptors: Descriptors) -> None:
-        """Ask for a tree: one packet, never waiting for an answer.
+        """Ask for a tree: one packet, without waiting for an answer.
 
         Raises:
             ContainmentError: no warden can be started, or it takes no packets any more.
+            OSError: there is no descriptor left for a large order.
         """
         with self._lock:
-            try:
-                order.send_order(self._living().control, wanted, descriptors)
-            except BlockingIOError as error:
-                raise ContainmentError(
-                    "The warden does not take any more orders: too many trees are being started at once.",
-                    hint="start fewer at a time",
-                ) from error
-            except (BrokenPipeError, ConnectionResetError):  # it died a moment ago
-                self._bury()
-                order.send_order(self._living().control, wanted, descriptors)
-            except OSError as error:
-                raise ContainmentError(f"The warden cannot be asked for a process: {error}.") from error
+            give_up = time.monotonic() + _TAKES_ORDERS_WITHIN
+            while not self._is_taken(wanted, descriptors):
+                if time.monotonic() >= give_up:
+                    raise ContainmentError(
+                        "The warden does not take any more orders: too many processes are being started at once.",
+                        hint="start fewer at a time",
+                    )
+                _wait_writable(self._living().control, _FULL_QUEUE_WAIT)
 
     def kill_keeper(self, tree: str) -> None:
         """Have a keeper replaced that does not answer: the warden kills it and sweeps its tree."""
@@ -98,6 +101,21 @@ class Warden:
         """Take the exit status of a warden that has left, if there is one."""
         with self._lock:
             self._bury()
+
+    def _is_taken(self, wanted: Order, descriptors: Descriptors) -> bool:
+        """False when the queue to the warden is full, or the warden has just died: the next try starts a new one.
+
+        A queue is full of packets (EAGAIN) or of descriptors on their way (ETOOMANYREFS, unix(7)).
+        """
+        try:
+            order.send_order(self._living().control, wanted, descriptors)
+        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+            return False
+        except OSError as error:
+            if error.errno == errno.ETOOMANYREFS:
+                return False
+            raise
+        return True
 
     def _living(self) -> _Incarnation:
         if self._current is not None and self._current.has_died():
@@ -140,3 +158,9 @@ class Warden:
             theirs.close()
             os.close(gateway)
         return _Incarnation(process=process, pidfd=os.pidfd_open(process.pid), control=ours)
+
+
+def _wait_writable(control: socket.socket, seconds: float) -> None:
+    poll = select.poll()
+    poll.register(control, select.POLLOUT)
+    poll.poll(seconds * 1000)

@@ -61,7 +61,8 @@ class Warden:
         """Trees whose keeper died, until nothing is left of them."""
         self._descent = Descent(spared=self._keepers.keys())
         self._is_closing = False
-        self._sweep_in = _SWEEP_EVERY
+        self._sweep_in: float | None = None
+        """Seconds until the next look at what is to be swept; None when there is nothing."""
         self._folders: set[str] = set()
         self._groups: set[str] = set()
 
@@ -70,7 +71,7 @@ class Warden:
         self._poller.watch(self._control.fileno(), self._hear_gateway)
         self._poller.watch(self._custody.gateway_pidfd, self._close)
         while not self._is_over():
-            self._poller.wait(self._patience())
+            self._poller.wait(self._sweep_in)
             self._notice_dead_keepers()
             self._sweep()
         self._leave()
@@ -140,8 +141,9 @@ class Warden:
     def _sweep(self) -> None:
         """Kill what no keeper keeps, until the kernel says that nothing of it is left."""
         if not self._orphaned and self._descent.is_empty():
-            self._sweep_in = _SWEEP_EVERY
+            self._sweep_in = None
             return
+        self._sweep_in = _SWEEP_EVERY if self._sweep_in is None else min(self._sweep_in * 1.5, _SWEEP_AT_LEAST_EVERY)
         for kept in self._orphaned:
             if kept.leaf is not None:
                 kept.leaf.kill_all()
@@ -150,7 +152,6 @@ class Warden:
             self._settle()
         else:
             self._report_stuck()
-            self._sweep_in = min(self._sweep_in * 1.5, _SWEEP_AT_LEAST_EVERY)
 
     def _is_swept(self) -> bool:
         """Two looks: while children come and go, one may miss some."""
@@ -179,9 +180,6 @@ class Warden:
                 kept.is_reported_stuck = True
                 stuck = [{"pid": one.pid, "why": one.why} for one in self._descent.survivors()]
                 lifeline.report(kept.lifeline, "stuck", stuck=stuck)
-
-    def _patience(self) -> float | None:
-        return self._sweep_in if self._orphaned or not self._descent.is_empty() else None
 
     def _is_over(self) -> bool:
         return self._is_closing and not self._keepers and not self._orphaned and has_no_children()
