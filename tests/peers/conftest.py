@@ -1,0 +1,21 @@
+"""Real servers, as people use them: those of the starter configuration, installed where `make up` installs them."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def real_servers() -> Path:
+    """The folder of the installed servers; the first test run installs them, as `make up` does."""
+    stamp = Path(".servers") / ".installed"
+    with (ROOT / ".servers.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(["make", "--silent", str(stamp)], cwd=ROOT, check=True, timeout=300)
+    return ROOT / ".servers"
