@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 def real_servers() -> Path:
     """The folder of the installed servers; the first test run installs them, as `make up` does."""
     stamp = Path(".servers") / ".installed"
-    with (ROOT / ".servers.lock").open("w") as lock:
+    with (ROOT / ".venv" / "servers.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         subprocess.run(["make", "--silent", str(stamp)], cwd=ROOT, check=True, timeout=300)
     return ROOT / ".servers"

@@ -24,6 +24,7 @@ from mcp_types import (
 import sexton
 from sexton.containment import Containment
 from sexton.mcp_servers.callbacks import Callbacks
+from sexton.mcp_servers.default_containment import DEFAULT_CONTAINMENT
 from sexton.mcp_servers.server_config import ServerConfig, StdioServer
 from sexton.mcp_servers.server_process import ServerProcess
 
@@ -128,3 +129,4 @@ async def test_the_drop_in_with_a_real_server(
         async with sexton.stdio_client(parameters) as (read, write), ClientSession(read, write) as session:
             await session.initialize()
             assert text_of(await session.call_tool("echo", {"message": "hello"})) == "Echo: hello"
+    DEFAULT_CONTAINMENT.close()

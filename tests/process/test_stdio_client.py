@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -47,14 +46,14 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A state folder of the test's own; in the end no tree and no folder may be left."""
+    """A state folder of the test's own; in the end no tree and no record of one may be left."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     yield tmp_path
     containment = DEFAULT_CONTAINMENT._containment
     trees = containment.trees() if containment is not None else ()
     DEFAULT_CONTAINMENT.close()
     assert trees == ()
-    assert list((tmp_path / "sexton" / "clients").glob("*")) == []
+    assert list((tmp_path / "sexton" / "clients").rglob("*.rec")) == []
 
 
 def raw_server(**settings: Any) -> sexton.StdioServerParameters:
@@ -239,7 +238,7 @@ async def test_native_cancellation_at_any_time_even_twice_leaves_nothing() -> No
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("end", ["killed", "leaves"])
-async def test_the_server_ends_with_the_program_however_the_program_ends(end: str, own_state: Path) -> None:
+async def test_the_server_ends_with_the_program_however_the_program_ends(end: str) -> None:
     host = subprocess.Popen(
         [sys.executable, str(SERVERS / "killed_host.py"), STUBBORN, *(["leave"] if end == "leaves" else [])],
         stdout=subprocess.PIPE,
@@ -252,12 +251,18 @@ async def test_the_server_ends_with_the_program_however_the_program_ends(end: st
     await anyio.to_thread.run_sync(host.wait, 15)
     host.stdout.close()
     await wait_until(lambda: not psutil.pid_exists(pid), seconds=3)
-    left = list((own_state / "sexton" / "clients").glob("*"))
-    assert len(left) == (end == "killed")  # an exit cleans up
-    for folder in left:
-        await wait_until(lambda: _removed(folder))  # noqa: B023 - the helpers may still be at their own cleaning
 
 
-def _removed(folder: Path) -> bool:
-    shutil.rmtree(folder, ignore_errors=True)
-    return not folder.exists()
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_a_program_left_that_was_killed_with_its_helpers_is_finished_by_the_next(own_state: Path) -> None:
+    arguments = [sys.executable, str(SERVERS / "killed_host.py"), STUBBORN]
+    host = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert host.stdout is not None
+    pid = int(await anyio.to_thread.run_sync(host.stdout.readline))
+    helpers = psutil.Process(host.pid).children(recursive=True)
+    for process in [psutil.Process(host.pid), *(helper for helper in helpers if helper.pid != pid)]:
+        process.kill()
+    host.wait()
+    host.stdout.close()
+    await DEFAULT_CONTAINMENT.get()
+    await wait_until(lambda: not psutil.pid_exists(pid))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import shutil
 import tempfile
 import threading
 from contextlib import ExitStack
@@ -61,21 +60,23 @@ class DefaultContainment:
 
 def _start() -> tuple[Containment, ExitStack]:
     with ExitStack() as parts:
-        folder = _private_folder()
-        parts.callback(shutil.rmtree, folder, ignore_errors=True)
         portal = parts.enter_context(start_blocking_portal("asyncio", name="sexton-containment"))
-        containment = parts.enter_context(portal.wrap_async_context_manager(Containment.open(folder)))
+        containment = parts.enter_context(portal.wrap_async_context_manager(Containment.open(_state_folder())))
         return containment, parts.pop_all()
 
 
-def _private_folder() -> Path:
+def _state_folder() -> Path:
+    """One folder for all programs of this user, in which each has a ledger of its own.
+
+    So the next program finishes what one that was killed together with its helpers has left behind.
+    """
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    parent = Path(state) / "sexton" / "clients"
+    folder = Path(state) / "sexton" / "clients"
     try:
-        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
-    except OSError:  # no home folder, or a read-only one
-        return Path(tempfile.mkdtemp(prefix=f"sexton-client-{os.getpid()}-"))
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:  # no home folder
+        return Path(tempfile.mkdtemp(prefix="sexton-clients-"))
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="sexton-clients-"))
 
 
 DEFAULT_CONTAINMENT: Final = DefaultContainment()
