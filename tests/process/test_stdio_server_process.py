@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import sys
@@ -409,3 +410,41 @@ async def test_a_flood_of_notifications_does_not_stop_the_loop(containment: Cont
         tasks.start_soon(partial(call, a, "flood", lines=5_000))
         for number in range(50):
             assert await call(b, "echo", text=str(number)) == str(number)
+
+
+async def test_native_cancellation_of_opening_connecting_and_calling_leaves_nothing(containment: Containment) -> None:
+    chance = random.Random(11)
+
+    async def use() -> None:
+        async with raw_process(containment) as process, process.connect("a") as a:
+            await call(a, "sleep")
+
+    async def cancelled_use(number: int) -> None:
+        task = asyncio.create_task(use())
+        await asyncio.sleep(chance.random() * 0.15)  # the moment itself is what is tested
+        task.cancel()
+        if number % 2:
+            await asyncio.sleep(chance.random() * 0.05)
+            task.cancel()
+        with pytest.raises((asyncio.CancelledError, BaseExceptionGroup)):
+            await asyncio.wait_for(task, 15)
+
+    await asyncio.gather(*(cancelled_use(number) for number in range(16)))
+    await wait_until(lambda: not containment.trees())
+
+
+async def test_it_runs_on_trio_too(tmp_path: Path) -> None:
+    async def use() -> None:
+        async with (
+            Containment.open(tmp_path / "trio") as containment,
+            raw_process(containment) as process,
+            process.connect("a") as a,
+            process.connect("b") as b,
+        ):
+            assert await call(a, "echo", text="from a") == "from a"
+            assert len(await call(b, "huge", bytes=2_000_000)) == 2_000_000
+            with anyio.move_on_after(0.05):
+                await call(a, "sleep")
+            await wait_until(lambda: _cancelled_at_server(b, 1))
+
+    await anyio.to_thread.run_sync(partial(anyio.run, use, backend="trio"))

@@ -266,7 +266,8 @@ async def test_ping_is_always_answered(stage: Stage) -> None:
 async def test_a_question_goes_to_the_only_holder_with_a_call_in_flight(stage: Stage) -> None:
     async with stage.holder("a") as a, stage.holder("b") as b, calls() as running:
         running.start("work", b)
-        running.start("listening", a, "subscriptions/listen")  # says nothing about what the server works on
+        running.start("listing", a, "tools/list")  # no server asks back because of that
+        running.start("listening", a, "subscriptions/listen")  # nor because of that
         await stage.settled()
         stage.mux.receive({"id": 7, "method": "elicitation/create", "params": {"message": "?"}})
         await stage.settled()

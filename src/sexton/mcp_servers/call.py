@@ -12,6 +12,8 @@ from mcp_types import INTERNAL_ERROR, RequestId
 
 from sexton.mcp_servers.stdio_transport import OutgoingLine
 
+LONG_RUNNING: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
+
 LISTEN: Final = "subscriptions/listen"
 """Stays open for as long as the holder listens, so it says nothing about what the server works on."""
 
@@ -68,8 +70,13 @@ class Call:
 
     @property
     def occupies_server(self) -> bool:
-        """Whether the server is working on it, so that what it asks and says may be about it."""
+        """Whether the server is working on it, so that what it says may be about it."""
         return self.method != LISTEN
+
+    @property
+    def runs_long(self) -> bool:
+        """Whether it is of the kind that makes a server ask back, and that may take long."""
+        return self.method in LONG_RUNNING
 
     @property
     def answered(self) -> bool:

@@ -8,9 +8,10 @@ What a server says without naming a request is routed by these rules (stdio
 has nothing better to offer):
 
 * a request of the server (sampling, elicitation, roots): to the one holder
-  with calls in flight; when no call is in flight, to the only holder there
-  is; in any other case it is declined with an error that says so.  `ping` is
-  always answered;
+  with calls in flight, where a tool call, a prompt or a resource counts before
+  a mere listing; when no call is in flight, to the only holder there is; in any
+  other case it is declined with an error that says so.  `ping` is always
+  answered;
 * a log message: to the holders with calls in flight, at or above the level
   each of them asked for;
 * `resources/updated`: to its subscribers;
@@ -22,7 +23,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol, final
+from typing import Any, Protocol, final
 
 from mcp import MCPError
 from mcp.shared.dispatcher import CallOptions, as_request_id, coerce_request_id
@@ -45,9 +46,6 @@ from sexton.mcp_servers.stdio_transport import OutgoingLine
 from sexton.mcp_servers.virtual_connection import VirtualConnection
 
 _log = logging.getLogger(__name__)
-
-_LONG_RUNNING: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
-"""Progress is asked for on these even when no one listens: it extends their timeout."""
 
 
 class Wire(Protocol):
@@ -253,7 +251,8 @@ class Multiplexer:
             connection.withdraw_question(request_id)
 
     def _take_log(self, params: dict[str, Any]) -> None:
-        listeners = {self._callers[call.wire_id]: None for call in self._calls.values() if call.wants_logs}
+        relevant = [call for call in self._calls.values() if call.occupies_server and call.wants_logs]
+        listeners = dict.fromkeys(self._callers[call.wire_id] for call in relevant)
         if not listeners:
             _log.debug("server %r says: %.500r", self._server, params.get("data"))
         for connection in listeners:
@@ -323,7 +322,8 @@ class Multiplexer:
         self, connection: VirtualConnection, call: Call, params: Mapping[str, Any] | None
     ) -> dict[str, Any]:
         sent = dict(params) if params is not None else {}
-        if call.on_progress is not None or call.own_token is not None or call.method in _LONG_RUNNING:
+        # Asked for on long calls even when nobody listens: progress extends their timeout.
+        if call.on_progress is not None or call.own_token is not None or call.runs_long:
             sent["_meta"] = {**(sent.get("_meta") or {}), "progressToken": call.wire_id}
         match call.method, sent:
             case "logging/setLevel", {"level": str() as level}:
@@ -363,7 +363,9 @@ class Multiplexer:
                 self._send({"method": "notifications/cancelled", "params": {**params, "requestId": call.wire_id}})
 
     def _busy_holders(self) -> list[VirtualConnection]:
-        busy = {self._callers[call.wire_id]: None for call in self._calls.values() if call.occupies_server}
+        occupying = [call for call in self._calls.values() if call.occupies_server]
+        likely = [call for call in occupying if call.runs_long] or occupying
+        busy = dict.fromkeys(self._callers[call.wire_id] for call in likely)
         return [connection for connection in busy if connection.is_holder]
 
     def _only_holder(self) -> VirtualConnection | None:

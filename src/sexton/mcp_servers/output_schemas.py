@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, final
 
+import anyio
 from jsonschema import SchemaError, exceptions  # type: ignore[import-untyped]
 from jsonschema.validators import validator_for  # type: ignore[import-untyped]
 from mcp import MCPError
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from jsonschema.protocols import Validator  # type: ignore[import-untyped]
 
 _log = logging.getLogger(__name__)
+
+_LISTING_PATIENCE: Final = 10.0
+"""Seconds that a result in hand may wait for the schema to check it against."""
 
 _NO_REFERENCES: Final[Registry[Any]] = Registry()  # a `$ref` resolves inside its own schema or not at all
 
@@ -47,8 +51,9 @@ class OutputSchemas:
                 or the schema itself is broken.
         """
         try:
-            await self._follow_listing()
-        except (SextonError, MCPError) as error:
+            with anyio.fail_after(_LISTING_PATIENCE):
+                await self._follow_listing()
+        except (SextonError, MCPError, TimeoutError) as error:
             # The call itself has succeeded, and may have had an effect: its result stands.
             _log.warning("the result of tool %r is not checked, its server does not list its tools: %s", tool, error)
             return

@@ -100,6 +100,11 @@ def environ(call: Call) -> dict[str, Any]:
 
 
 @tool
+def pid(call: Call) -> dict[str, Any]:
+    return text(os.getpid())
+
+
+@tool
 def say(call: Call) -> dict[str, Any]:
     sys.stderr.write(call["words"])
     sys.stderr.flush()
