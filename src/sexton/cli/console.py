@@ -1,7 +1,7 @@
 """What `sexton up` shows: one line per event that a person likes to watch.
 
-Time, symbol, subject, what happened.  Colours and symbols beyond ASCII only where they can be shown; a line is cut to
-the width of a terminal and never elsewhere.
+Time, symbol, subject, what happened.  Colours and symbols beyond ASCII only where they can be shown; good news
+is cut to the width of a terminal, bad news never.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any, Protocol, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from sexton.cli.event_lines import EventLine, line_of
+from sexton.cli.event_lines import EventLine, Mark, line_of
 from sexton.cli.holders import RunNames
 from sexton.cli.output import console_for, printable
 
+_ABOUT_THE_GATEWAY = ("gateway.", "clock.", "database.", "journal.")  # their subject is the name of the machine
 _NARROWEST, _WIDEST = 10, 24  # columns of the subject
 
 
@@ -57,7 +58,7 @@ class EventConsole:
         elif event.kind.startswith("job.") and not self._is_up:
             return  # the jobs of the configuration, each time that it is new to the database
         elif line := line_of(event.kind, self._jobs.name_holders(event.data)):
-            self._print(self._laid_out(event, line))
+            self._print(self._laid_out(event, line), may_cut=line.mark not in (Mark.FAILED, Mark.WARNING))
             if line.hint:
                 self._print(Text.assemble(" " * (self._indent() - 6), ("Next: ", "bold"), printable(line.hint)))
 
@@ -67,13 +68,14 @@ class EventConsole:
 
     def _laid_out(self, event: Event, line: EventLine) -> Text:
         symbol, ascii_symbol, style = line.mark.value
-        self._subject_width = min(_WIDEST, max(self._subject_width, len(event.subject)))
+        subject = "gateway" if event.kind.startswith(_ABOUT_THE_GATEWAY) else printable(event.subject).plain
+        self._subject_width = min(_WIDEST, max(self._subject_width, len(subject)))
         return Text.assemble(
             (f"{event.at.astimezone():%H:%M:%S}", "dim"),
             "  ",
             (ascii_symbol if self._plain_symbols else symbol, style),
             " ",
-            (printable(event.subject).plain.ljust(self._subject_width), "bold"),
+            (subject.ljust(self._subject_width), "bold"),
             "  ",
             printable(line.text),
         )
@@ -81,8 +83,8 @@ class EventConsole:
     def _indent(self) -> int:
         return 8 + 2 + 1 + 1 + self._subject_width + 2
 
-    def _print(self, line: Text) -> None:
-        if self._is_terminal:
+    def _print(self, line: Text, *, may_cut: bool = False) -> None:
+        if may_cut and self._is_terminal:
             line.truncate(self._console.width, overflow="ellipsis")
         rendered = io.StringIO()  # rich ends the process on a broken pipe, so it never sees the stream itself
         console = Console(file=rendered, force_terminal=self._is_terminal, highlight=False)

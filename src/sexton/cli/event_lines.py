@@ -100,20 +100,19 @@ def _server_shared(data: Data) -> EventLine:
 
 
 _RETIRED = {
-    "idle": "after it was idle",
-    "max age": "for its age",
-    "max calls": "after its share of calls",
-    "restart": "to be restarted",
-    "config changed": "for its definition changed",
-    "removed": "for it is no longer configured",
-    "not needed": "for nobody needs it any more",
+    "max_age": "its age",
+    "max_calls": "its share of calls",
+    "restart": "a restart was asked for",
+    "config_changed": "its definition changed",
+    "removed": "no longer configured",
+    "not_needed": "no longer needed",
 }
 
 
 def _server_retired(data: Data) -> EventLine:
-    reason = str(data.get("reason") or "").replace("_", " ")
-    calls = f", {counted(int(data['calls']), 'call')} answered" if data.get("calls") is not None else ""
-    return EventLine(mark=Mark.DOWN, text=f"retired {_RETIRED.get(reason, f'({reason})')}{calls}")
+    reason = str(data.get("reason") or "")
+    calls = f" after {counted(int(data['calls']), 'call')}" if data.get("calls") is not None else ""
+    return EventLine(mark=Mark.DOWN, text=f"retired{calls}: {_RETIRED.get(reason, reason)}")
 
 
 def _server_failed(word: str) -> Callable[[Data], EventLine]:
@@ -162,7 +161,9 @@ def _clock_jumped(data: Data) -> EventLine:
 
 
 def _dead_gateway(data: Data) -> EventLine:
-    return EventLine(mark=Mark.WARNING, text=f"died; {counted(int(data.get('runs', 0)), 'run')} of it settled")
+    return EventLine(
+        mark=Mark.WARNING, text=f"an earlier one had died; {counted(int(data.get('runs', 0)), 'run')} of it settled"
+    )
 
 
 def _gap(data: Data) -> EventLine:

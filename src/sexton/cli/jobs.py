@@ -51,7 +51,7 @@ def list_jobs(
     else:
         now = local_clock.now()
         rows = [_job_row(job, now) for job in found]
-        print_table(("JOB", "WHEN", "DOES", "NEXT", "LAST RUN"), rows)
+        print_table(("JOB", "WHEN", "DOES", "NEXT", "LAST RUN"), rows, free=("DOES",))
 
 
 def _job_row(job: JobDocument, now: datetime) -> tuple[str | Text, ...]:

@@ -41,17 +41,33 @@ def styled_state(state: str) -> Text:
     return Text(state.replace("_", " "), style=_STATE_STYLES.get(state, ""))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Sequence[str] = ()) -> None:
-    """Aligned columns; a column that is empty in every row is left out.  `right` names those that hold numbers."""
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    *,
+    right: Sequence[str] = (),
+    free: Sequence[str] = (),
+) -> None:
+    """Aligned columns; one that is empty in every row is left out.
+
+    `right` names the columns that hold numbers, `free` those with text of any length, which a terminal that is too
+    narrow cuts short; elsewhere nothing is cut.
+    """
     filled = [[printable(cell) for cell in row] for row in rows]
     kept = [index for index in range(len(columns)) if any(row[index].plain for row in filled)]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for index in kept:
         name = columns[index]
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=index == 0)
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=name not in free)
     for row in filled:
-        table.add_row(*(row[index] for index in kept))
+        table.add_row(*(_one_line(row[index]) for index in kept))
     _print_without_trailing_blanks(table)
+
+
+def _one_line(text: Text) -> Text:
+    line = text.copy()
+    line.no_wrap, line.overflow = True, "ellipsis"
+    return line
 
 
 def printable(text: str | Text) -> Text:

@@ -59,7 +59,12 @@ def _summary(trees: Sequence[TreeDocument]) -> str:
 
 def _print_trees(trees: Sequence[TreeDocument], names: RunNames) -> None:
     columns = ("NAME", "STATE", "HELD BY", "PID", "PROCESSES", "MEMORY", "AGE", "BOUNDARY")
-    print_table(columns, [_tree_row(tree, names) for tree in trees], right=("PID", "PROCESSES", "MEMORY", "AGE"))
+    print_table(
+        columns,
+        [_tree_row(tree, names) for tree in trees],
+        right=("PID", "PROCESSES", "MEMORY", "AGE"),
+        free=("HELD BY",),
+    )
     for tree in trees:
         for stuck in tree["stuck"]:
             say(f"{tree['name']}: pid {stuck.get('pid')} does not end: {stuck.get('why')}")

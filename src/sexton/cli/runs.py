@@ -63,7 +63,7 @@ def list_runs(
     else:
         now = local_clock.now()
         rows = [_row(run, now) for run in found]
-        print_table(("RUN", "JOB", "STATE", "WHEN", "TOOK", "RESULT"), rows, right=("TOOK",))
+        print_table(("RUN", "JOB", "STATE", "WHEN", "TOOK", "RESULT"), rows, right=("TOOK",), free=("RESULT",))
 
 
 def _row(run: RunDocument, now: datetime) -> tuple[str | Text, ...]:

@@ -64,7 +64,7 @@ def _print_servers(found: Sequence[ServerDocument], names: RunNames) -> None:
         )
         for server in found
     ]
-    print_table(columns, rows, right=("PROCESSES", "MEMORY", "AGE", "CALLS"))
+    print_table(columns, rows, right=("PROCESSES", "MEMORY", "AGE", "CALLS"), free=("HELD BY",))
     for server in found:
         if server["last_error"]:
             say(f"{server['name']}: {first_line(server['last_error'])}")
@@ -84,7 +84,11 @@ def tools(
     if wants_json(context, as_json):
         print_json(found)
     else:
-        print_table(("TOOL", "ARGUMENTS", "WHAT IT DOES"), [_tool_row(tool) for tool in found])
+        print_table(
+            ("TOOL", "ARGUMENTS", "WHAT IT DOES"),
+            [_tool_row(tool) for tool in found],
+            free=("WHAT IT DOES", "ARGUMENTS"),
+        )
         say(f"{counted(len(found), 'tool')}.  Call one: sexton call {name} TOOL key=value …")
 
 
