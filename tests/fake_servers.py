@@ -51,7 +51,8 @@ class Gate:
 
     def close(self) -> None:
         self.reached = anyio.Event()
-        self._open = anyio.Event()
+        if self._open.is_set():  # else somebody waits for this one
+            self._open = anyio.Event()
 
     def open(self) -> None:
         self._open.set()
@@ -224,7 +225,7 @@ class Holder:
         self.scope = anyio.CancelScope()
         self.got: str | None = None
         self.error: SextonError | None = None
-        self._leave = anyio.Event()
+        self.told_to_leave = anyio.Event()
         self.left = anyio.Event()
 
     async def run(self) -> None:
@@ -232,14 +233,14 @@ class Holder:
             with self.scope:
                 async with self._bench.pool.lease(self._name, holder=self._holder, **self._options) as lease:
                     self.got = lease.process
-                    await self._leave.wait()
+                    await self.told_to_leave.wait()
         except SextonError as error:
             self.error = error
         finally:
             self.left.set()
 
     async def leave(self) -> None:
-        self._leave.set()
+        self.told_to_leave.set()
         await self.left.wait()
         await settle()
 
@@ -278,9 +279,11 @@ async def bench(tmp_path: Path, *configs: ServerConfig, servers: FakeServers | N
                     await pool.run(task_status=task_status)
 
             await tasks.start(run)
-            yield Bench(pool, fakes, clock, journal, tasks)
-            for gate in (fakes.starting, fakes.stopping, fakes.answering, fakes.connecting):
-                gate.open()
+            try:
+                yield Bench(pool, fakes, clock, journal, tasks)
+            finally:
+                for gate in (fakes.starting, fakes.stopping, fakes.answering, fakes.connecting):
+                    gate.open()
             pool_scope.cancel()
             await settle()
             tasks.cancel_scope.cancel()
