@@ -189,7 +189,7 @@ async def test_when_keeper_and_warden_are_killed_the_gateway_finishes_the_tree(
 
 
 def _census_has(containment: Containment, members: int) -> bool:
-    [record] = containment._records()
+    [record] = containment._instance.records()
     return len(record.census) == members
 
 

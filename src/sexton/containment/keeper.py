@@ -117,6 +117,8 @@ class Keeper:
         if failure is not None:
             self._fail(failure)
             return
+        if self._ladder.has_begun and self._leader.has_exited():
+            return  # it was ended on its way, or so soon after that nobody can tell
         who = identity.identify(self._leader.pid)
         state = TreeState.DRAINING if self._ladder.has_begun else TreeState.RUNNING
         self._book.enter(state=state, leader=who, census=(who,) if who else ())

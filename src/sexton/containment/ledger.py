@@ -116,6 +116,11 @@ def instance_folder(state_dir: str | PathLike[str], instance: str) -> str:
     return os.path.join(instances_folder(state_dir), instance)
 
 
+def cid_folder(folder: str) -> str:
+    """The folder, in that of an instance, for the ids of the containers that its trees start."""
+    return os.path.join(folder, "containers")
+
+
 def record_path(folder: str, tree: str) -> str:
     return os.path.join(folder, tree + _SUFFIX)
 

@@ -12,6 +12,7 @@ from sexton.containment import identity
 from sexton.containment.cgroup_boundary import Leaf
 from sexton.containment.ledger import External, Record, Stuck
 from sexton.containment.subreaper_boundary import children_of
+from sexton.containment.tree import ProcessTree
 from sexton.containment.tree_state import Boundary, EndReason, TreeState
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -57,6 +58,25 @@ def examine(record: Record) -> TreeStatus:
         reason=record.reason,
         stuck=record.stuck,
         external=record.externals,
+    )
+
+
+def examine_unrecorded(tree: ProcessTree) -> TreeStatus:
+    """A tree whose keeper has not written it down yet."""
+    return TreeStatus(
+        id=tree.id,
+        name=tree.spec.name,
+        owner=tree.spec.owner,
+        state=tree.state,
+        boundary=tree.boundary,
+        leader_pid=None,
+        keeper_pid=None,
+        pids=(),
+        memory_bytes=None,
+        started_at=tree.started_at,
+        reason=None,
+        stuck=(),
+        external=(),
     )
 
 

@@ -185,7 +185,7 @@ class Warden:
         return self._is_closing and not self._keepers and not self._orphaned and has_no_children()
 
     def _leave(self) -> None:
-        for folder in (*self._groups, *self._folders):
+        for folder in (*self._groups, *map(ledger.cid_folder, self._folders), *self._folders):
             with suppress(OSError):  # trees of an earlier warden may still be in it
                 os.rmdir(folder)
 

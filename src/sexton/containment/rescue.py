@@ -1,0 +1,88 @@
+"""The gateway's part in the end of trees: none, unless their custodians do not do theirs.
+
+A keeper ends its tree by itself, and a warden what a dead keeper leaves.  Here is what happens when they are frozen or
+both dead: they are woken, replaced, and in the end recovery does what the ledger says.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from contextlib import suppress
+
+import anyio
+
+from sexton.containment import identity, recovery
+from sexton.containment.instance import Instance
+from sexton.containment.ledger import Record
+from sexton.containment.tree import ProcessTree
+from sexton.containment.tree_state import EndReason, TreeState
+from sexton.containment.warden import Warden
+
+_log = logging.getLogger(__name__)
+
+_ENDING_TAKES = 20.0
+"""Longer than any keeper needs that has nobody to wait for: all its graces, and until it reports what is stuck."""
+_CONTAINERS_TAKE = 30.0
+_WARDEN_LEAVES_WITHIN = 5.0
+_LOOK_EVERY = 0.02
+
+
+class Rescue:
+    def __init__(self, instance: Instance, warden: Warden) -> None:
+        self._instance = instance
+        self._warden = warden
+
+    async def replace_custodian(self, tree: ProcessTree, attempt: int) -> None:
+        """Do something about a tree whose custodian owes a report and gives none, more with each attempt."""
+        keeper = tree.progress.keeper
+        if tree.progress.is_unattended:
+            await self._finish(tree)
+        elif attempt == 0 and keeper is not None:
+            self._warden.kill_keeper(tree.id)
+        elif attempt <= 1:
+            self._warden.wake()
+        elif attempt == 2:
+            self._warden.kill()
+        elif keeper is not None:
+            with suppress(PermissionError):
+                identity.signal_verified(keeper, signal.SIGKILL)
+
+    async def wait_unheld_gone(self) -> None:
+        """Trees whose handles are gone end by themselves; a keeper that does not get on with it is replaced."""
+        give_up = time.monotonic() + _ENDING_TAKES
+        records = self._unsettled()
+        while any(map(_has_custodian, records)) and time.monotonic() < give_up:
+            await anyio.sleep(_LOOK_EVERY)
+            records = self._unsettled()
+        for record in filter(_has_custodian, records):
+            _log.warning("the processes of %r do not end in time; replacing their keeper", record.name)
+            self._warden.wake()
+            self._warden.kill_keeper(record.tree)
+        if records:
+            await recovery.recover(self._instance.state_dir, own_instance=self._instance.id)
+
+    async def dismiss_warden(self) -> None:
+        """It leaves when the last of its trees is gone, and the last container of one is removed."""
+        left = self._warden.dismiss()
+        if left is not None:
+            waits_for_container = any(one.state is TreeState.EXTERNAL_PENDING for one in self._instance.records())
+            with anyio.move_on_after(_CONTAINERS_TAKE if waits_for_container else _WARDEN_LEAVES_WITHIN):
+                await anyio.wait_readable(left)
+        self._warden.bury()
+
+    async def _finish(self, tree: ProcessTree) -> None:
+        """Both custodians are dead: do what the ledger says.  No record means that it was proven empty before."""
+        reason = EndReason.KEEPER_DIED if self._warden.pid is not None else EndReason.WARDEN_DIED
+        report = await recovery.recover(self._instance.state_dir, own_instance=self._instance.id)
+        left = [one.stuck for one in report.trees if one.tree == tree.id and one.state is TreeState.STUCK]
+        tree.settle(reason, stuck=left[0] if left else ())
+
+    def _unsettled(self) -> list[Record]:
+        settled = {TreeState.STUCK, TreeState.EXTERNAL_PENDING}
+        return [record for record in self._instance.records() if record.state not in settled]
+
+
+def _has_custodian(record: Record) -> bool:
+    return any(one is not None and identity.is_alive(one) for one in (record.keeper, record.warden))
