@@ -572,6 +572,17 @@ async def test_an_entry_that_matches_no_tool_is_warned_about_once(tmp_path: Path
         assert running.pool.status()[0].warnings
 
 
+async def test_an_entry_of_a_holders_list_that_matches_no_tool_is_warned_about_once(tmp_path: Path) -> None:
+    async with bench(tmp_path, server("files")) as running:
+        await running.pool.tools("files")
+        for number in range(3):
+            async with running.pool.lease("files", holder=f"run:{number}", allow=ToolFilter(allow=("echo", "ehco"))):
+                pass
+        assert [event.data["warnings"] for event in running.events("warning")] == [
+            ["'ehco' in the list of tools of run:0 matches none of its tools"]
+        ]
+
+
 async def test_all_tools_by_one_name_each(tmp_path: Path) -> None:
     fakes = FakeServers(tools={"a": (tool("b__c"),), "a__b": (tool("c"),), "d": (tool("e"),)})
     async with bench(tmp_path, server("a"), server("a__b"), server("d"), servers=fakes) as running:

@@ -56,7 +56,11 @@ class Storm:
         most = self.running.servers.most_alive
         assert all(most.get(name, 0) <= 1 for name in ("files", "warm"))
         assert most.get("browser", 0) <= MAX_BROWSERS
+        for name, made in self.running.servers.all.items():
+            assert not name.startswith("browser") or len(set(made.visitors)) <= 1, "a used browser was handed on"
         for status in self.running.pool.status():
+            if not status.waiting and status.name != "warm":
+                assert all(process.state != "starting" for process in status.processes), "nobody waits for this start"
             for process in status.processes:
                 assert (process.idle_for is None) or not process.holders
                 assert status.name != "browser" or len(set(process.holders)) <= 1

@@ -72,6 +72,7 @@ class ServerPool:
         self._journal = journal
         self._catalogue = Catalogue(data_dir / "catalogue")
         self._warned: dict[str, tuple[str, ...]] = {}
+        self._told: set[tuple[str, str]] = set()
         self._fleet = Fleet(
             configs,
             open_server or server_opener(containment, data_dir / "logs"),
@@ -111,6 +112,7 @@ class ServerPool:
         lease = Lease(self._fleet, server, holder=holder, allow=allow, callbacks=callbacks, returns=returns)
         try:
             await lease.connect()
+            self._warn_holder(server, holder, allow)
             yield lease
         finally:
             lease.let_go()
@@ -229,6 +231,18 @@ class ServerPool:
         if warnings and warnings != self._warned.get(config.name):
             self._journal.append("server.warning", subject=config.name, warnings=list[Any](warnings))
         self._warned[config.name] = warnings
+
+    def _warn_holder(self, server: str, holder: str, allow: ToolFilter | None) -> None:
+        """Tell once of each entry of a holder's list that matches none of the tools that are known by now."""
+        config = self._fleet.configs.get(server)
+        tools = None if config is None or allow is None else self._catalogue.tools(config)
+        if tools is None or allow is None:
+            return
+        entries = [entry for entry in allow.unmatched(tool.name for tool in tools) if (server, entry) not in self._told]
+        if entries:
+            self._told.update((server, entry) for entry in entries)
+            warnings = [f"{entry!r} in the list of tools of {holder} matches none of its tools" for entry in entries]
+            self._journal.append("server.warning", subject=server, warnings=list[Any](warnings))
 
     # Status
 
