@@ -58,7 +58,9 @@ def tool_denied(server: str, tool: str, *, by: str) -> ToolDenied:
 def start_failed(server: str, error: SextonError, breaker: BreakerStatus, *, processes_gone: bool) -> ServerUnavailable:
     """Say what happened, in the words of who noticed it, and what we do about it."""
     what = f"Its processes are gone; {_intention(breaker)}." if processes_gone else _sentence(_intention(breaker))
-    return ServerUnavailable(f"{error.what}\n  {what}", hint=_hint(server, error.hint))
+    unavailable = ServerUnavailable(f"{error.what}\n  {what}", hint=_hint(server, error.hint))
+    unavailable.__cause__ = error
+    return unavailable
 
 
 def start_refused(server: str, breaker: BreakerStatus) -> ServerUnavailable:
