@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -90,14 +90,15 @@ async def running(
     after_tick: Callable[[], Awaitable[None]] | None = None,
     jobs: tuple[Job, ...] = (),
     node: str = "here",
+    database: Callable[[Path], AbstractAsyncContextManager[Database]] | None = None,
 ) -> AsyncIterator[Bench]:
     """A scheduler that runs; leaving cancels it."""
     clock = clock or FakeClock()
     work = work or Work()
     journal = Journal.open(clock=clock)
-    async with open_database(path / "sexton.db") as database:
+    async with (database or open_database)(path / "sexton.db") as opened:
         scheduler = Scheduler(
-            RunStore(database),
+            RunStore(opened),
             perform or work,
             clock=clock,
             journal=journal,
@@ -110,7 +111,7 @@ async def running(
         async with anyio.create_task_group() as tasks:
             await tasks.start(scheduler_task, scheduler)
             await settle()
-            yield Bench(clock, database, journal, scheduler, work)
+            yield Bench(clock, opened, journal, scheduler, work)
             tasks.cancel_scope.cancel()
 
 

@@ -33,7 +33,7 @@ JUMP = timedelta(seconds=2)
 PROGRESS_EVERY = 1.0
 PRUNE_AFTER = 20
 RETRY_WRITES_EVERY = 2.0
-GIVE_UP_WRITES_AFTER = 10.0
+GIVE_UP_WRITES_AFTER = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +229,6 @@ class Scheduler:
 
     async def _look_out(self) -> datetime | None:
         outlook = await self._store.outlook(self._gateway.id)
-        self._note_recovery()
         self._cancel_here(outlook.cancels)
         return outlook.next_at
 
@@ -261,24 +260,22 @@ class Scheduler:
         try:
             end = await task.perform(self._perform)
         except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                await self._record(task, task.interrupted(), give_up_after=GIVE_UP_WRITES_AFTER)
+            # What cannot be written now is found and settled by the next start.
+            with anyio.move_on_after(GIVE_UP_WRITES_AFTER, shield=True):
+                await self._record(task, task.interrupted())
             raise
         else:
             await self._record(task, end)
         finally:
             self._forget(task)
 
-    async def _record(self, task: RunTask, end: RunEnd, *, give_up_after: float | None = None) -> None:
+    async def _record(self, task: RunTask, end: RunEnd) -> None:
         """Write the end of a run, as often as it takes: a full disk must not make it forgotten."""
-        started = self._clock.monotonic()
         while True:
             try:
                 settled = await self._store.finish(task.claim, end)
             except DatabaseError as error:
                 self._note_failure(error)
-                if give_up_after is not None and self._clock.monotonic() - started > give_up_after:
-                    return
                 await self._clock.sleep(RETRY_WRITES_EVERY)
             else:
                 self._note_recovery()
@@ -333,6 +330,7 @@ class Scheduler:
         running = set(self._tasks)
         if not await self._store.beat(self._gateway.id):
             await self._store.register(self._gateway, now=self._clock.now())
+        self._note_recovery()
         held = await self._store.held_by(self._gateway.id)
         for run_id in running - held:
             if task := self._tasks.get(run_id):
@@ -397,6 +395,7 @@ class Scheduler:
         self._failing = error
 
     def _note_recovery(self) -> None:
+        """Called after a write: a full disk can still be read."""
         if self._failing is not None:
             self._journal.append("database.recovered", subject=self._gateway.name)
             self._failing = None

@@ -33,6 +33,13 @@ def from_document(document: Mapping[str, Any]) -> Job:
         raise UsageError(f"A job has no key '{unknown[0]}'.", hint=f"its keys are {', '.join(sorted(_FIELDS))}")
     if not document.get("name"):
         raise UsageError("A job needs a name.")
+    job = read_document(document)
+    check_job(job)
+    return job
+
+
+def read_document(document: Mapping[str, Any]) -> Job:
+    """The reverse of `to_document` for a document that it made: nothing is checked."""
     fields = dict(document)
     for name, enum in _ENUMS.items():
         if name in fields:
@@ -41,9 +48,7 @@ def from_document(document: Mapping[str, Any]) -> Job:
         if name in fields:
             fields[name] = tuple(fields[name])
     fields["schedule"] = None if fields.get("schedule") is None else _schedule(fields["schedule"])
-    job = Job(**fields)
-    check_job(job)
-    return job
+    return Job(**fields)
 
 
 def check_job(job: Job) -> None:

@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from sexton import database as tables
 from sexton.errors import UsageError
 from sexton.scheduler import timetable
 from sexton.scheduler.job import Job, JobStatus, Origin, Run
-from sexton.scheduler.job_document import from_document, to_document
+from sexton.scheduler.job_document import read_document, to_document
 from sexton.scheduler.rows import RunEnd, add_runs, job_of, row_of, run_of, stretch_run, unknown_job, write_end
+from sexton.scheduler.run_id import run_id_floor
 from sexton.scheduler.run_states import ACTIVE, ENDED, RunState
 from sexton.scheduler.slot_plan import start_of
 
@@ -86,7 +87,7 @@ def _first_slot(job: Job, now: datetime) -> datetime | None:
 
 
 def _change_job(connection: Connection, row: Row[Any], job: Job, now: datetime) -> bool:
-    before = from_document(row.definition)
+    before = read_document(row.definition)
     if before == job:
         return False
     paused = job.paused if job.paused != before.paused else row.paused
@@ -195,7 +196,15 @@ def statuses(connection: Connection) -> tuple[JobStatus, ...]:
 
 
 def realign(connection: Connection, *, now: datetime) -> tuple[str, ...]:
-    """A slot that is further away than the schedule's next one by hours comes from a clock that was wrong then."""
+    """A slot that is further away than the schedule's next one by hours comes from a clock that was wrong then.
+
+    That such a clock was at work is seen by what it left: a run or a job from the future.
+    """
+    newest_run = connection.execute(select(func.max(_run.c.id))).scalar()
+    newest_job = connection.execute(select(func.max(_job.c.changed_at))).scalar()
+    future = now + CORRECTION
+    if (newest_run or "") < run_id_floor(future) and (newest_job or now) < future:
+        return ()
     moved = []
     for row in connection.execute(select(_job).where(_job.c.next_slot > now + CORRECTION).with_for_update()).all():
         job = job_of(row)

@@ -16,7 +16,7 @@ from sexton.journal import JSON
 from sexton.scheduler import timetable
 from sexton.scheduler.admission import retry_delay
 from sexton.scheduler.job import EXCERPT, NOTHING, Job, LogLine, OnInterrupted, Run, Trigger, UnknownJob
-from sexton.scheduler.job_document import from_document
+from sexton.scheduler.job_document import read_document
 from sexton.scheduler.run_id import new_run_id
 from sexton.scheduler.run_states import ACTIVE, RunState, check_change
 
@@ -90,7 +90,7 @@ def row_of(run: Run, *, priority: int, not_before: datetime | None = None) -> di
 
 
 def job_of(row: Row[Any]) -> Job:
-    return replace(from_document(row.definition), paused=row.paused)
+    return replace(read_document(row.definition), paused=row.paused)
 
 
 def add_runs(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:

@@ -14,7 +14,7 @@ from sexton import database as tables
 from sexton.errors import UsageError
 from sexton.scheduler.admission import Room, Verdict, admit, count_resources
 from sexton.scheduler.gateways import Gateway
-from sexton.scheduler.job import Job, Limits, Run, Trigger
+from sexton.scheduler.job import EPOCH, Job, Limits, Run, Trigger
 from sexton.scheduler.rows import (
     RunEnd,
     active_by_job,
@@ -64,21 +64,25 @@ class Tick:
     next_at: datetime | None = None
 
 
+_NEXT_START = select(func.min(_job.c.next_start)).scalar_subquery()
+_NEXT_WAITING = select(func.min(_run.c.not_before)).where(
+    _run.c.state == str(RunState.QUEUED), _run.c.not_before > bindparam("after")
+)
+_OUTLOOK = select(_NEXT_START.label("start"), _NEXT_WAITING.scalar_subquery().label("waiting"))
+_WISHES = select(_run.c.id, _run.c.cancel_reason).where(
+    _run.c.state == str(RunState.RUNNING), _run.c.owner == bindparam("owner"), _run.c.cancel_reason.is_not(None)
+)
+
+
 def look_out(connection: Connection, *, gateway_id: str) -> Outlook:
-    wishes = select(_run.c.id, _run.c.cancel_reason).where(
-        _run.c.state == str(RunState.RUNNING), _run.c.owner == gateway_id, _run.c.cancel_reason.is_not(None)
-    )
-    cancels = {row.id: row.cancel_reason for row in connection.execute(wishes).all()}
-    return Outlook(next_at=_next_at(connection, after=None), cancels=cancels)
+    wishes = connection.execute(_WISHES, {"owner": gateway_id}).all()
+    cancels = {row.id: row.cancel_reason for row in wishes}
+    return Outlook(next_at=_next_at(connection, after=EPOCH), cancels=cancels)
 
 
-def _next_at(connection: Connection, *, after: datetime | None) -> datetime | None:
+def _next_at(connection: Connection, *, after: datetime) -> datetime | None:
     """When the next job starts or, after that time, the next waiting run may."""
-    job = select(func.min(_job.c.next_start))
-    waiting = select(func.min(_run.c.not_before)).where(_run.c.state == str(RunState.QUEUED))
-    if after is not None:
-        waiting = waiting.where(_run.c.not_before > after)
-    times = [connection.execute(statement).scalar() for statement in (job, waiting)]
+    times = connection.execute(_OUTLOOK, {"after": after}).one()
     return min((time for time in times if time is not None), default=None)
 
 
@@ -204,8 +208,8 @@ def _claim(
             if _is_too_late(job, row, now):
                 reason = "waited for longer than its catch_up_window"
                 late.append(write_end(connection, row, RunEnd(state=RunState.MISSED, at=now, reason=reason)))
-            elif room.take(job):
-                claims.append(_take(connection, row, job, gateway, now))
+            elif room.take(job) and (claim := _take(connection, row, job, gateway, now)):
+                claims.append(claim)
         if len(rows) < WAITING_AT_ONCE:
             break
         after = (rows[-1].priority, rows[-1].id)
@@ -235,12 +239,15 @@ def _is_too_late(job: Job, row: Row[Any], now: datetime) -> bool:
     return bool(late > max(timedelta(seconds=job.catch_up_window), ON_TIME))
 
 
-def _take(connection: Connection, row: Row[Any], job: Job, gateway: Gateway, now: datetime) -> Claim:
-    connection.execute(
+def _take(connection: Connection, row: Row[Any], job: Job, gateway: Gateway, now: datetime) -> Claim | None:
+    """The compare-and-set: None when another gateway was first."""
+    taken = connection.execute(
         update(_run)
         .where(_run.c.id == row.id, _run.c.state == str(RunState.QUEUED))
         .values(state=str(RunState.RUNNING), owner=gateway.id, fence=row.fence + 1, started_at=now)
     )
+    if taken.rowcount != 1:
+        return None
     run = replace(run_of(row), state=RunState.RUNNING, started_at=now, node=gateway.id)
     return Claim(run=run, job=job, fence=row.fence + 1)
 
