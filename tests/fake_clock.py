@@ -59,13 +59,23 @@ class FakeClock:
 
 
 async def settle() -> None:
-    """Until no task of this asyncio loop can go on without time, a thread or a file descriptor."""
+    """Until no task of this asyncio loop can go on without time, a thread or a file descriptor.
+
+    Several tasks may wait for it at a time: each is then ready only because it waits.
+    """
     ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
-    for _ in range(100_000):
-        await asyncio.sleep(0)
-        if not ready:
-            return
+    _settling.append(None)
+    try:
+        for _ in range(100_000):
+            await asyncio.sleep(0)
+            if len(ready) < len(_settling):
+                return
+    finally:
+        _settling.pop()
     raise AssertionError("the tasks do not come to rest")
+
+
+_settling: list[None] = []
 
 
 async def wait_until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:

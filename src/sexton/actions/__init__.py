@@ -12,12 +12,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from difflib import get_close_matches
 
 from sexton.actions.call import render_content, run_call
+from sexton.actions.command import run_command
 from sexton.containment import Containment
 from sexton.journal import JSON
 from sexton.mcp_servers import ServerPool
 from sexton.scheduler import Outcome, RunContext, RunFailed
 
-__all__ = ["perform_action", "render_content", "run_call"]
+__all__ = ["perform_action", "render_content", "run_call", "run_command"]
 
 
 async def perform_action(
@@ -28,9 +29,9 @@ async def perform_action(
     Raises:
         RunFailed: it failed, or there is no such kind of action.
     """
-    del containment  # for kinds of action that start a program
     kinds: Mapping[str, Callable[[], Awaitable[Outcome]]] = {
         "call": lambda: run_call(pool, action, ctx),
+        "command": lambda: run_command(containment, action, ctx),
     }
     kind = str(action.get("kind"))
     if (perform := kinds.get(kind)) is None:
