@@ -79,6 +79,7 @@ class FakeServer:
         self.end: ConnectionEnd | None = None
         self.connected: list[str] = []
         self.visitors: list[str] = []
+        self.turns_away: SextonError | None = None
         self._tools_changed = anyio.Event()
 
     @asynccontextmanager
@@ -86,6 +87,8 @@ class FakeServer:
         await self.connecting.pass_through()
         if self.end is not None:
             raise self.end.failure(written=False)
+        if self.turns_away is not None:
+            raise self.turns_away
         self.connected.append(holder)
         self.visitors.append(holder)
         try:

@@ -18,6 +18,7 @@ from sexton.containment import TreeStuck
 from sexton.errors import SextonError
 from sexton.mcp_servers import (
     CallRefused,
+    ConnectFailed,
     NoPlace,
     NotWritten,
     PoolClosed,
@@ -371,6 +372,26 @@ async def test_a_process_that_dies_between_grant_and_use_is_passed_by(tmp_path: 
         running.servers.connecting.open()
         await settle()
         assert (holder.got, running.servers.alive) == ("files#2", ["files#2"])
+
+
+async def test_a_server_that_can_be_reached_no_more_is_connected_to_anew(tmp_path: Path) -> None:
+    async with bench(tmp_path, server("remote")) as running:
+        await call(running, "remote")
+        running.servers.all["remote#1"].turns_away = ConnectFailed("server 'remote' cannot be reached.")
+        assert await call(running, "remote") == "remote#2"
+        assert running.servers.alive == ["remote#2"]
+
+
+async def test_a_holder_that_is_turned_away_does_not_end_the_connection_of_others(tmp_path: Path) -> None:
+    async with bench(tmp_path, server("remote")) as running:
+        holder = running.hold("remote", "chat:1")
+        await settle()
+        running.servers.all["remote#1"].turns_away = ConnectFailed("server 'remote' wants fewer requests (HTTP 429).")
+        with pytest.raises(ConnectFailed, match="429"):
+            await call(running, "remote")
+        assert running.holders("remote") == ("chat:1",)
+        assert running.servers.started == ["remote#1"]
+        await holder.leave()
 
 
 async def test_a_server_that_ends_in_good_order_while_idle_has_not_failed(tmp_path: Path) -> None:

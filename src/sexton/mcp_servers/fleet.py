@@ -170,6 +170,11 @@ class Fleet:
         """Return a process, or None when it is proven gone."""
         return self._processes.get(process)
 
+    def holders_of(self, process: ProcessId) -> tuple[str, ...]:
+        """Return who holds a process."""
+        use = self._book.use(process)
+        return use.holders if use else ()
+
     def answered(self, hold: Hold) -> None:
         """The server answered a request, well or not: it works."""
         breaker = self.breaker(hold.process.server)

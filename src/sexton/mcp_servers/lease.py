@@ -18,7 +18,7 @@ from sexton.mcp_servers.lease_book import Hold, NotHeld
 from sexton.mcp_servers.pool_errors import CallRefused, pool_closed, tool_denied, unknown_server
 from sexton.mcp_servers.running_server import RunningServer
 from sexton.mcp_servers.server_config import ServerConfig, Sharing, ToolFilter
-from sexton.mcp_servers.server_errors import NotWritten, ServerDied
+from sexton.mcp_servers.server_errors import ConnectFailed, NotWritten, ServerDied
 
 LOG = logging.getLogger(__name__)
 
@@ -177,6 +177,14 @@ class Lease:
                 # The breaker bounds how often: each dead process counts.
                 self._fleet.connection_lost(hold, error)
                 self.let_go()
+            except ConnectFailed as error:
+                # A server that we do not run may turn away one holder and go on serving the others.
+                alone = self._fleet.holders_of(hold.process) == (self.holder,)
+                if alone:
+                    self._fleet.connection_lost(hold, error)
+                self.let_go()
+                if not alone:
+                    raise
             else:
                 return connection
 
