@@ -52,7 +52,7 @@ class Gateway:
 
 
 def _spec(raw: dict[str, Any]) -> ProcessSpec:
-    return ProcessSpec(**raw | {"argv": tuple(raw["argv"]), "stop": StopTimes(**raw["stop"])})
+    return ProcessSpec(**raw | {"argv": tuple(raw["argv"]), "stop": StopTimes(**raw["stop"]), "env": dict(os.environ)})
 
 
 def say(message: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ class GatewayProcess:
 
     def start(self, trials: Iterable[Trial], *, stop: StopTimes = QUICK) -> dict[str, str]:
         """The ids of the trees, by kind, when all are ready."""
-        specs = [{"name": one.kind, "argv": one.argv, "owner": "zoo", "stop": asdict(stop)} for one in trials]
+        specs = [{"name": one.kind, "argv": one.argv, "owner": one.owner, "stop": asdict(stop)} for one in trials]
         started: dict[str, str] = self.tell(start=specs)["started"]
         self._helpers |= helpers_of(self.pid)
         self._started |= started
@@ -85,7 +85,7 @@ class GatewayProcess:
 
     def _hear(self) -> dict[str, Any]:
         assert self._process.stdout
-        ready, _, _ = select.select([self._process.stdout], [], [], 60)
+        ready, _, _ = select.select([self._process.stdout], [], [], 100)
         assert ready, "the gateway does not answer"
         line = self._process.stdout.readline()
         assert line, f"the gateway ended with status {self._process.wait(5)}"

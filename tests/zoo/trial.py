@@ -22,6 +22,12 @@ QUICK = StopTimes(
     orphaned_stdin_grace=0.1,
     orphaned_term_grace=0.1,
 )
+INITIALIZE = {
+    "jsonrpc": "2.0",
+    "id": 0,
+    "method": "initialize",
+    "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "zoo", "version": "1"}},
+}
 STRIKE = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "strike", "arguments": {}}}
 
 # Each costs one or a few processes.
@@ -56,14 +62,22 @@ COSTLY = ("hoppers", "bomb", "wide", "deep", "orphans")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """An adversary that is to be contained.  `kind` is a kind of the zoo, or a name for another program."""
+    """An adversary that is to be contained.  `kind` is a kind of the zoo, or a name for another program.
+
+    `greets` says that it tells when it is ready; another server is ready when it answers `initialize`.
+    """
 
     kind: str
     truth: Truth
     argv: tuple[str, ...]
+    greets: bool = True
+
+    @property
+    def owner(self) -> str:
+        return "zoo" if self.greets else "program"
 
     def spec(self, stop: StopTimes = QUICK) -> ProcessSpec:
-        return ProcessSpec(name=self.kind, argv=self.argv, owner="zoo", stop=stop)
+        return ProcessSpec(name=self.kind, argv=self.argv, owner=self.owner, stop=stop, env=dict(os.environ))
 
 
 @contextmanager
@@ -75,17 +89,22 @@ def trials(folder: Path, kinds: Sequence[str], *arguments: str) -> Iterator[tupl
 
 
 @contextmanager
-def program(folder: Path, name: str, *command: str) -> Iterator[Trial]:
+def program(folder: Path, name: str, *command: str, greets: bool = False) -> Iterator[Trial]:
     """A trial of any other program (npx, uvx, a shell), which joins the truth before it is executed."""
     with Truth(folder, name) as truth:
-        yield Trial(kind=name, truth=truth, argv=(*PYTHON, str(ZOO), "run", *truth.arguments, "--", *command))
+        argv = (*PYTHON, str(ZOO), "run", *truth.arguments, "--", *command)
+        yield Trial(kind=name, truth=truth, argv=argv, greets=greets)
 
 
-async def wait_ready(tree: ProcessTree, *, within: float = 30.0) -> None:
-    """Until the adversary says that its mischief is in place."""
+async def wait_ready(tree: ProcessTree, *, within: float = 90.0) -> None:
+    """Until the adversary says that its mischief is in place, or another server answers."""
+    sign = b'"ready"'
+    if tree.spec.owner == "program":
+        ask(tree, INITIALIZE)
+        sign = b'"serverInfo"'
     seen = b""
     with anyio.fail_after(within):
-        while b'"ready"' not in seen:
+        while sign not in seen:
             await anyio.wait_readable(tree.stdout)
             chunk = os.read(tree.stdout, 65536)
             assert chunk, f"{tree.spec.name} ended before it was ready: {tree.stderr_tail}"
