@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Self
 
+from sexton.containment import ProcessSpec, StopTimes
 from zoo.oracles import wait_until
 
 FAKE = Path(__file__).with_name("fake_docker.py")
@@ -35,6 +36,10 @@ class FakeEngine:
     def argv(self, *words: str) -> tuple[str, ...]:
         """A docker command that asks this daemon."""
         return ("docker", "-H", self.socket, *words)
+
+    def spec(self, *words: str, stop: StopTimes) -> ProcessSpec:
+        """A tree whose leader is that docker command."""
+        return ProcessSpec(name="docker", argv=self.argv(*words), env=self.env, stop=stop)
 
     def go_away(self) -> None:
         """No client can reach the daemon any more; its containers run on."""

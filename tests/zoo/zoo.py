@@ -469,13 +469,6 @@ def strikes_warden(_: Options) -> None:
     with_company(lambda _roll: daemon(disguised_sleep), strike=lambda: os.kill(warden, signal.SIGKILL))
 
 
-def kills_everyone(_: Options) -> None:
-    """Z27: when struck, it kills every process that its user may signal.  Only for a user of its own."""
-    if os.getuid() == 0:
-        sys.exit("kills_everyone refuses to run as root")
-    with_company(lambda _roll: daemon(disguised_sleep), strike=lambda: os.kill(-1, signal.SIGKILL))
-
-
 def chatty(_: Options) -> None:
     """Z28: two children flood stdout and stderr as fast as these take it."""
 
@@ -580,7 +573,6 @@ KINDS: dict[str, Callable[[Options], None]] = {
     "kills_keeper": strikes_keeper(signal.SIGKILL),
     "stops_keeper": strikes_keeper(signal.SIGSTOP),
     "kills_warden": strikes_warden,
-    "kills_everyone": kills_everyone,
     "chatty": chatty,
     "never_reads": never_reads,
     "closes_everything": closes_everything,

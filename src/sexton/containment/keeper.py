@@ -240,6 +240,8 @@ class Keeper:
     def _leave(self) -> None:
         self._drain.finish()
         self._remove_leaf()
+        if self._book.record.leader is None:  # it never ran, so it asked for no container
+            self._book.enter(externals=())
         self._book.close()
         status = self._exit or ExitStatus(returncode=None, signal=None)
         self._tell("gone", reason=self._book.record.reason, **asdict(status))
