@@ -19,6 +19,7 @@ from sexton.containment import (
     Containment,
     EndReason,
     ProcessSpec,
+    ProcessTree,
     SpawnFailed,
     StopTimes,
     TreeState,
