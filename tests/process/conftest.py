@@ -13,13 +13,14 @@ from sexton.containment import Boundary, Containment, cgroup_boundary
 from zoo.oracles import all_pids, describe, open_files, wait_until
 
 
-def _boundaries() -> list[Boundary]:
+def boundaries_here() -> list[Boundary]:
+    """Strongest first."""
     folder = cgroup_boundary.delegated_folder()
     has_cgroup = folder is not None and os.access(folder, os.W_OK)
     return [Boundary.CGROUP, Boundary.SUBREAPER] if has_cgroup else [Boundary.SUBREAPER]
 
 
-@pytest.fixture(params=_boundaries(), ids=str)
+@pytest.fixture(params=boundaries_here(), ids=str)
 def boundary(request: pytest.FixtureRequest) -> Boundary:
     """Each boundary that this host can have."""
     found: Boundary = request.param

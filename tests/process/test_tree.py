@@ -16,7 +16,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from process.conftest import left_of
+from process.conftest import boundaries_here, left_of
 from process.programs import POLITE, PYTHON, STUBBORN, Program, read_line
 from sexton.containment import (
     Boundary,
@@ -32,11 +32,24 @@ from sexton.containment import (
 )
 from zoo.oracles import wait_until
 
+PAIRS = [(boundaries_here()[0], "asyncio"), (boundaries_here()[-1], "trio")]
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> str:
-    backend: str = request.param
-    return backend
+
+@pytest.fixture(params=PAIRS, ids="-".join)
+def pair(request: pytest.FixtureRequest) -> tuple[Boundary, str]:
+    """Each boundary and each backend; what one does is nothing to the other."""
+    found: tuple[Boundary, str] = request.param
+    return found
+
+
+@pytest.fixture
+def boundary(pair: tuple[Boundary, str]) -> Boundary:
+    return pair[0]
+
+
+@pytest.fixture
+def anyio_backend(pair: tuple[Boundary, str]) -> str:
+    return pair[1]
 
 
 @pytest.mark.anyio

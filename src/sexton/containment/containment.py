@@ -94,8 +94,9 @@ class Containment:
         return self._warden.pid
 
     def start(self, spec: ProcessSpec) -> ProcessTree:
-        """Ask for a tree; the handle that is returned is the claim on it.  Never waits.
+        """Ask for a tree; the handle that is returned is the claim on it.
 
+        It does not wait for anything, but in a burst of hundreds for the warden to take the orders before, up to 1 s.
         Whether the program runs is told by `ProcessTree.wait_started`.
 
         Raises:

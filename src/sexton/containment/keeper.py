@@ -29,6 +29,8 @@ from sexton.containment.subreaper_boundary import Descent, has_no_children
 from sexton.containment.tree_state import EndReason, TreeState
 
 _KILL_EVERY = 0.001
+_KILL_AT_LEAST_EVERY = 0.05
+"""A death of a member wakes us besides; what takes longer waits for the kernel, and looking harder does not help it."""
 _LOOK_EVERY = 0.01
 _RETRY_STUCK_EVERY = 0.25
 _REMOVE_LEAF_WITHIN = 2.0
@@ -64,6 +66,7 @@ class Keeper:
         self._descent = Descent()
         self._book = RecordBook(order.ledger_folder, first_record(order, custody.warden), self._descent)
         self._ladder = Ladder(times=order.stop)
+        self._kill_in = _KILL_EVERY
         self._expires = None if order.ttl is None else time.monotonic() + order.ttl
 
     def run(self) -> None:
@@ -229,7 +232,8 @@ class Keeper:
     def _patience(self) -> float | None:
         step, now = self._ladder.step, time.monotonic()
         if step is Step.KILLING:
-            return _KILL_EVERY
+            self._kill_in = min(self._kill_in * 1.2, _KILL_AT_LEAST_EVERY)
+            return self._kill_in
         if step is Step.STUCK:
             return _RETRY_STUCK_EVERY
         if step is Step.COURTESY:
