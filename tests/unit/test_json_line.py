@@ -30,8 +30,12 @@ def test_both_decoders_read_what_is_written(message: dict[str, Any]) -> None:
     assert decode_slowly(line) == message
 
 
+def test_half_a_surrogate_pair_can_be_sent_too() -> None:
+    assert encode({"a": "\ud800"}) == b'{"a": "\\ud800"}\n'
+
+
 @pytest.mark.parametrize("decoder", [decode, decode_slowly])
-@pytest.mark.parametrize("line", [b"plain words", b"{", b"\xff\xfe", b'{"a": "\xc3"}', b"{} trailing"])
+@pytest.mark.parametrize("line", [b"plain words", b"{", b"\xff\xfe", b'{"a": "\xc3"}', b"{} trailing", b"[" * 100_000])
 def test_what_is_not_json_is_a_value_error(decoder: Any, line: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the parsers word it each in their own way
         decoder(line)

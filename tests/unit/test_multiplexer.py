@@ -9,6 +9,8 @@ from typing import Any
 
 import anyio
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mcp import MCPError
 from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, METHOD_NOT_FOUND, PROTOCOL_VERSION_META_KEY
 
@@ -452,6 +454,56 @@ async def test_odd_messages_harm_nobody(stage: Stage, message: Any) -> None:
         assert stage.mux.receive(message)
         await stage.settled()
         assert running.outcomes == {}
+
+
+METHODS = st.sampled_from(
+    [
+        "ping",
+        "roots/list",
+        "elicitation/create",
+        "notifications/progress",
+        "notifications/cancelled",
+        "notifications/message",
+        "notifications/resources/updated",
+        "notifications/tools/list_changed",
+        "notifications/of/its/own",
+    ]
+)
+KEYS = st.sampled_from(["_meta", "progressToken", "requestId", "uri", "level", "progress", "code", "message", "x"])
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 3) | st.floats() | METHODS | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=8,
+)
+PARAMS = st.dictionaries(KEYS, ANYTHING, max_size=5) | ANYTHING
+MESSAGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": st.integers(0, 2) | ANYTHING,
+        "method": METHODS,
+        "params": PARAMS,
+        "result": PARAMS,
+        "error": PARAMS,
+    },
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(MESSAGES | ANYTHING, max_size=8))
+async def test_whatever_a_server_says_holders_live_on(messages: list[Any]) -> None:
+    stage = Stage()
+    async with stage.holder("a") as a, calls() as running:
+        running.start("work", a)
+        await stage.settled()
+        for message in messages:
+            stage.mux.receive(message)
+        await stage.settled()
+        running.start("more", a)
+        await stage.settled()
+        (more,) = [sent for sent in stage.wire.requests("tools/call") if sent["params"]["name"] == "more"]
+        stage.mux.receive({"id": more["id"], "result": {}})
+        await stage.settled()
+        assert running.outcomes["more"] == {}
 
 
 async def test_a_flood_of_notifications_is_bounded(stage: Stage) -> None:

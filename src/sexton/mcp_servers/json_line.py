@@ -22,26 +22,36 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 def encode(message: dict[str, Any]) -> bytes:
     """Return `message` as one line of UTF-8 with its newline."""
-    return to_json(message) + b"\n"
+    try:
+        return to_json(message) + b"\n"
+    except ValueError:  # half a surrogate pair, which only the escapes of ASCII can carry
+        return json.dumps(message).encode() + b"\n"
 
 
 def decode(line: bytes) -> Any:
     """Return the value that `line` holds.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: it is not JSON, or nested too deeply.
     """
     try:
         return from_json(line)
     except ValueError:
         # Also right, but not for pydantic's parser: half a surrogate pair, as JavaScript writes
         # it, and a byte order mark.
-        return json.loads(line.removeprefix(_BYTE_ORDER_MARK))
+        return _decode_with(json.JSONDecoder(), line)
 
 
 def decode_slowly(line: bytes) -> Any:
     """Like `decode`, for a worker thread: lets other threads run while it parses."""
-    return _YIELDING_DECODER.decode(line.removeprefix(_BYTE_ORDER_MARK).decode())
+    return _decode_with(_YIELDING_DECODER, line)
+
+
+def _decode_with(decoder: json.JSONDecoder, line: bytes) -> Any:
+    try:
+        return decoder.decode(line.removeprefix(_BYTE_ORDER_MARK).decode())
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _same(value: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, NoReturn, final
+from typing import Any, Final, NoReturn, final
 
 import anyio
 import anyio.abc
@@ -392,9 +392,8 @@ class ServerProcess:
             message = decode(line)
         except ValueError:
             self._take_junk(line)
-            return
-        if not self._multiplexer.receive(message):
-            self._take_junk(line)
+        else:
+            self._take_message(message, line)
 
     async def _start_big_line(self, line: bytes) -> None:
         """Parse `line` beside everything else; answers may come in any order, so later lines may overtake it."""
@@ -406,10 +405,18 @@ class ServerProcess:
             message = await anyio.to_thread.run_sync(decode_slowly, line)
         except ValueError:
             self._take_junk(line)
-            return
+        else:
+            self._take_message(message, line)
         finally:
             self._big_lines.release()
-        if not self._multiplexer.receive(message):
+
+    def _take_message(self, message: Any, line: bytes) -> None:
+        try:
+            understood = self._multiplexer.receive(message)
+        except Exception:  # noqa: BLE001 - the outermost edge of one message; the others must not suffer
+            _log.exception("a message of server %r could not be handled: %.200r", self.config.name, line[:200])
+            return
+        if not understood:
             self._take_junk(line)
 
     def _take_junk(self, line: bytes) -> None:

@@ -163,7 +163,7 @@ class VirtualConnection:
             self._wire.answer_error(request_id, MCPError(INTERNAL_ERROR, "the client failed to answer"))
             settled = True
         finally:
-            del self._questions[coerce_request_id(request_id)]
+            self._questions.pop(coerce_request_id(request_id), None)  # a server may use one id twice
             for call in paused:
                 call.resume()
             if not settled:
