@@ -86,8 +86,9 @@ class TreeProgress:
             return _FIRST_ANSWER_WITHIN
         if self.step is Step.RUNNING:
             return _ANSWER_WITHIN if is_asked else None
-        grace = times.grace(self.step)
-        return None if grace is None else grace + _ANSWER_WITHIN
+        if self.step is Step.STUCK:
+            return None
+        return (times.grace(self.step) or 0.0) + _ANSWER_WITHIN
 
     def after(self, report: Mapping[str, Any]) -> TreeProgress:
         """What is known after that report; one of an unknown kind changes nothing."""

@@ -35,11 +35,14 @@ class Rescue:
         self._warden = warden
 
     async def replace_custodian(self, tree: ProcessTree, attempt: int) -> None:
-        """Do something about a tree whose custodian owes a report and gives none, more with each attempt."""
+        """Do something about a tree whose custodian owes a report and gives none, more with each attempt.
+
+        A keeper that has reported before is the one that hangs; before its first report it may be the warden.
+        """
         keeper = tree.progress.keeper
         if tree.progress.is_unattended:
             await self._finish(tree)
-        elif attempt == 0 and keeper is not None:
+        elif attempt == (1 if keeper is None else 0):
             self._warden.kill_keeper(tree.id)
         elif attempt <= 1:
             self._warden.wake()

@@ -1,0 +1,153 @@
+"""The crash-point matrix: whatever dies or fails, at whichever point of a tree's life, nothing of it is left.
+
+The victim ignores end of file and every signal that can be ignored, or has daemonised a helper, so that nothing of it
+ends by itself.  The neighbour is a tree of the same gateway, which only the death of the gateway or the warden may end.
+Bystanders with the victim's command line must not notice anything.
+
+`SEXTON_FULL=1` runs every combination; without it each point meets each action on one of the two boundaries.
+
+Mutants seen to fail here: a rescue that takes a keeper for done when it has reported its last step (`before_rmdir`,
+`before_gone` with `stop:keeper`); one that cannot replace a keeper it never heard of (`keeper_before_subreaper` with
+`stop:keeper`); no recovery while the gateway lives (every `kill:warden+keeper`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from process.conftest import left_of
+from sexton.containment import Boundary, Containment
+from zoo.oracles import Bystanders, wait_until
+from zoo.trial import Trial, trials
+
+ROOT = Path(__file__).parents[2]
+STARTING = (
+    "warden_after_recv",
+    "warden_after_fork",
+    "keeper_before_subreaper",
+    "after_mkdir",
+    "after_fork",
+    "child_before_join",
+    "child_after_join",
+    "before_exec",
+    "before_started",
+    "after_started",
+)
+ENDING = ("on_release", "in_term_wait", "in_kill_pass", "before_rmdir", "before_gone")
+ONLY_WITH_LEAF = {"after_mkdir", "before_rmdir"}
+ACTIONS = (
+    "kill:gateway",
+    "kill:warden",
+    "kill:keeper",
+    "kill:gateway+warden",
+    "kill:warden+keeper",
+    "kill:gateway+warden+keeper",
+    "stop:keeper",
+    "delay:2",
+    "raise:ENOMEM",
+    "raise:EMFILE",
+    "raise:EAGAIN",
+)
+ENDS_WARDEN = {"warden_after_recv", "warden_after_fork"}
+"""An error that is raised there is one in the warden itself."""
+
+
+def _cases() -> Iterator[tuple[str, str, Boundary]]:
+    everything = itertools.product((*STARTING, *ENDING), ACTIONS)
+    for number, (point, action) in enumerate(everything):
+        boundaries = [Boundary.CGROUP] if point in ONLY_WITH_LEAF else [Boundary.CGROUP, Boundary.SUBREAPER]
+        if "SEXTON_FULL" not in os.environ:
+            boundaries = [boundaries[number % len(boundaries)]]
+        for boundary in boundaries:
+            yield point, action, boundary
+    for point in ("before_sendmsg", "after_sendmsg"):
+        yield point, "kill:gateway", Boundary.CGROUP
+
+
+class CrashingGateway:
+    """`crash_gateway.py` as a process; what it says, line by line."""
+
+    def __init__(self, state: Path, case: tuple[str, str, Boundary], *, neighbour: Trial, victim: Trial) -> None:
+        point, action, boundary = case
+        path = os.pathsep.join(str(ROOT / part) for part in ("src", "tests"))
+        wanted = json.dumps({"neighbour": neighbour.argv, "victim": victim.argv})
+        program = Path(__file__).with_name("crash_gateway.py")
+        self._process = subprocess.Popen(
+            [sys.executable, str(program), str(state), boundary, point, action, wanted],
+            env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def hear(self) -> str:
+        """The next line; empty when the gateway is dead."""
+        assert self._process.stdout
+        ready, _, _ = select.select([self._process.stdout], [], [], 40)
+        assert ready, "the gateway neither goes on nor ends"
+        return self._process.stdout.readline().decode().rstrip()
+
+    def hear_the_end(self) -> list[str]:
+        """What it says of the victim, until that is decided or the gateway is dead."""
+        heard = []
+        while line := self.hear():
+            heard.append(line)
+            if line.startswith(("gone", "failed")):
+                break
+        return heard
+
+    def leave(self) -> int:
+        """Let it end; its exit status."""
+        self._process.communicate(timeout=40)
+        return self._process.returncode
+
+
+@contextmanager
+def _trials(folder: Path, point: str) -> Iterator[tuple[Trial, Trial]]:
+    kind = "stubborn" if point == "in_term_wait" else "daemonises"
+    with trials(folder, [kind, "polite"]) as (victim, neighbour):
+        yield victim, neighbour
+
+
+@pytest.mark.parametrize("case", list(_cases()), ids="-".join)
+def test_whatever_dies_at_whichever_point_nothing_is_left(tmp_path: Path, case: tuple[str, str, Boundary]) -> None:
+    point, action, boundary = case
+    state, apparatus = tmp_path / "state", tmp_path / "truth"
+    apparatus.mkdir()
+    with _trials(apparatus, point) as (victim, neighbour), Bystanders(apparatus, [victim.argv]) as bystanders:
+        gateway = CrashingGateway(state, case, neighbour=neighbour, victim=victim)
+        assert gateway.hear() == "neighbour"
+        heard = gateway.hear_the_end()
+        if action == "kill:gateway+warden+keeper":
+            anyio.run(_start_again, state, boundary)
+        victim.truth.wait_empty(within=10)
+        if _leaves_neighbour_alone(point, action):
+            assert heard, "the gateway died"
+            assert not neighbour.truth.is_empty()
+        status = gateway.leave()
+        assert (status == 0) is ("gateway" not in action)
+        neighbour.truth.wait_empty(within=10)
+        wait_until(lambda: not left_of(state), within=10)
+        assert list(state.rglob("*.rec")) == []
+        bystanders.assert_untouched()
+
+
+def _leaves_neighbour_alone(point: str, action: str) -> bool:
+    ends_warden = "warden" in action or (point in ENDS_WARDEN and action.startswith("raise"))
+    return not ends_warden and "gateway" not in action
+
+
+async def _start_again(state: Path, boundary: Boundary) -> None:
+    async with Containment.open(state, boundary=boundary):
+        pass
