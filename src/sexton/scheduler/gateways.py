@@ -70,12 +70,15 @@ class Beats:
 
 
 def _start_time(pid: int) -> str | None:
-    """Field 22 of /proc/<pid>/stat, see proc_pid_stat(5); None when there is no such process.
+    """Field 22 of /proc/<pid>/stat, see proc_pid_stat(5); None when there is no such process, or only its zombie.
 
     The second field may hold spaces and parentheses, so the count starts after the last one.
     """
     stat = _text(Path(f"/proc/{pid}/stat"))
-    return stat.rpartition(")")[2].split()[19] if stat else None
+    if stat is None:
+        return None
+    state, *fields = stat.rpartition(")")[2].split()
+    return None if state in {"Z", "X"} else fields[18]
 
 
 def _text(path: Path) -> str | None:
