@@ -244,6 +244,19 @@ async def test_stopping_the_pool_in_the_middle_of_calls_leaves_nothing(tmp_path:
     assert len(failures) == 9  # everybody was told, nobody hangs
 
 
+async def test_the_death_of_the_warden_costs_a_call_and_the_next_one_works_again(tmp_path: Path, raw: Any) -> None:
+    async with bench(tmp_path, raw("files")) as running:
+        await running.call("files", "echo", text="before")
+        [tree] = running.containment.trees()
+        assert tree.keeper_pid is not None
+        warden = psutil.Process(tree.keeper_pid).ppid()
+        assert psutil.Process(warden).ppid() == os.getpid()
+        os.kill(warden, signal.SIGKILL)
+        await wait_until(lambda: len(running.events("gone")) == 1)
+        assert await running.call("files", "echo", text="after") == "after"
+        assert [event.data["process"] for event in running.events("started")] == ["files#1", "files#2"]
+
+
 async def test_a_restart_leaves_other_servers_alone(tmp_path: Path, raw: Any) -> None:
     async with bench(tmp_path, raw("files"), raw("other")) as running:
         await running.call("files", "echo", text="x")

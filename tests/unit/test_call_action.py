@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import anyio
 import pytest
 from mcp_types import (
     AudioContent,
@@ -18,12 +19,17 @@ from mcp_types import (
     TextResourceContents,
 )
 
-from fake_servers import Bench, FakeServers, bench, exclusive, server, tool
+from fake_clock import settle
+from fake_servers import Bench, FakeServers, NoTrees, bench, exclusive, server, tool
+from sexton.actions import perform_action
 from sexton.actions.call import render_content, run_call
+from sexton.containment import Containment
 from sexton.mcp_servers import ToolFilter
 from sexton.scheduler import Job, Run, RunContext, RunFailed, RunState, Trigger
 
 pytestmark = pytest.mark.anyio
+
+NO_TREES = cast("Containment", NoTrees())
 
 
 class Watching:
@@ -101,6 +107,35 @@ async def test_an_exclusive_process_ends_with_its_run(tmp_path: Path) -> None:
         await perform(running, tool="echo")
         await running.clock.advance(0)
         assert running.servers.alive == []
+
+
+async def test_a_server_that_died_unnoticed_before_anything_was_sent_costs_the_run_nothing(tmp_path: Path) -> None:
+    async with bench(tmp_path, server("files")) as running:
+        await perform(running, tool="echo")
+        running.servers.connecting.close()
+        async with anyio.create_task_group() as tasks:
+            outputs: list[str] = []
+
+            async def run() -> None:
+                outputs.append(await perform(running, tool="echo"))
+
+            tasks.start_soon(run)
+            await settle()
+            running.servers.all["files#1"].die(noticed=False)
+            running.servers.connecting.open()
+        assert outputs == ["files#2"]
+
+
+async def test_an_action_of_an_unknown_kind_is_told_with_the_kinds_there_are(tmp_path: Path) -> None:
+    async with bench(tmp_path, server("files")) as running:
+        with pytest.raises(
+            RunFailed, match="job 'clock' wants an action of kind 'cal'; there are call and command"
+        ) as caught:
+            await perform_action({"kind": "cal"}, Watching().ctx, pool=running.pool, containment=NO_TREES)
+        assert caught.value.hint == "did you mean 'call'?"
+        calling = {"kind": "call", "server": "files", "tool": "echo"}
+        outcome = await perform_action(calling, Watching().ctx, pool=running.pool, containment=NO_TREES)
+        assert outcome.output == "files#1"
 
 
 async def test_progress_reaches_who_watches_the_run(tmp_path: Path) -> None:

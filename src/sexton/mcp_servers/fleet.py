@@ -175,12 +175,12 @@ class Fleet:
         use = self._book.use(process)
         return use.holders if use else ()
 
-    def answered(self, hold: Hold) -> None:
+    def answered(self, server: str) -> None:
         """The server answered a request, well or not: it works."""
-        breaker = self.breaker(hold.process.server)
+        breaker = self.breaker(server)
         if breaker.failures:
-            self._tell("breaker_closed", hold.process.server)
             breaker.proved_good()
+            self._tell("breaker_closed", server)
 
     def connection_lost(self, hold: Hold, error: SextonError) -> None:
         """A holder found that its process can no longer be reached: nobody else gets it."""

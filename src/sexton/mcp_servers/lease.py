@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any, final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar, final
 
 import anyio
 from mcp import ClientSession, MCPError
@@ -21,6 +21,8 @@ from sexton.mcp_servers.server_config import ServerConfig, Sharing, ToolFilter
 from sexton.mcp_servers.server_errors import ConnectFailed, NotWritten, ServerDied
 
 LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @final
@@ -121,8 +123,12 @@ class Lease:
 
         Raises ServerDied, CallTimedOut, CallRefused.
         """
+
+        async def ask(connection: Connection) -> tuple[Tool, ...]:
+            return await connection.server.list_tools()
+
         try:
-            tools = await self._connected().server.list_tools()
+            tools = await self._ask(ask)
         except MCPError as error:
             raise self._refused(f"the tools of server {self.server!r} could not be listed", error) from error
         return tuple(tool for tool in tools if self.admits(tool.name))
@@ -150,14 +156,18 @@ class Lease:
             InvalidToolResult: the answer does not fit the tool's own schema.
         """
         self._check_admitted(name)
-        connection = self._connected()
+        limit = self._config().call_timeout if timeout is None else timeout
+
+        async def call(connection: Connection) -> CallToolResult:
+            return await connection.session.call_tool(name, dict(arguments or {}), limit, progress)
+
         try:
-            return await self._call(connection, name, arguments, timeout, progress)
-        except NotWritten as error:
-            if self._config().sharing is Sharing.EXCLUSIVE:
-                raise
-            connection = await self._replace(connection, error)
-        return await self._call(connection, name, arguments, timeout, progress)
+            result = await self._ask(call)
+        except MCPError as error:
+            self._fleet.answered(self.server)
+            raise self._refused(f"tool {name!r} of server {self.server!r} could not be called", error) from error
+        self._fleet.answered(self.server)
+        return result
 
     # For the pool
 
@@ -197,22 +207,16 @@ class Lease:
 
     # Inside
 
-    async def _call(
-        self,
-        connection: Connection,
-        name: str,
-        arguments: Mapping[str, Any] | None,
-        timeout: float | None,
-        progress: ProgressFnT | None,
-    ) -> CallToolResult:
-        limit = self._config().call_timeout if timeout is None else timeout
+    async def _ask(self, request: Callable[[Connection], Awaitable[T]]) -> T:
+        """Make a request; once more, on a fresh process, when it provably was not sent and no state can be lost."""
+        connection = self._connected()
         try:
-            result = await connection.session.call_tool(name, dict(arguments or {}), limit, progress)
-        except MCPError as error:
-            self._fleet.answered(connection.hold)
-            raise self._refused(f"tool {name!r} of server {self.server!r} could not be called", error) from error
-        self._fleet.answered(connection.hold)
-        return result
+            return await request(connection)
+        except NotWritten as error:
+            if self._config().sharing is Sharing.EXCLUSIVE:
+                raise
+            connection = await self._replace(connection, error)
+        return await request(connection)
 
     async def _replace(self, dead: Connection, error: NotWritten) -> Connection:
         """Return a connection to a fresh process, the same one for all calls that found the old one dead."""
