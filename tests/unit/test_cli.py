@@ -322,3 +322,49 @@ def test_ctrl_c_is_quiet(sexton: Sexton, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(jobs, "connect", interrupt)
     assert sexton("jobs") == Answer(130, "", "")
+
+
+# Files
+
+
+def test_importing_servers_says_what_it_did(sexton: Sexton, tmp_path: Path) -> None:
+    source = tmp_path / "claude.json"
+    source.write_text(
+        '{"mcpServers": {"time": {"command": "uvx", "args": ["mcp-server-time"], "env": {"API_KEY": "x1"}}}}'
+    )
+    dry = sexton("servers", "import", str(source), "--dry-run", "--json").json()
+    assert isinstance(dry, dict)
+    assert dry["added"] == ["time"]
+    assert not (tmp_path / "sexton.toml").exists()
+    done = sexton("servers", "import", str(source))
+    assert (done.status, "added 1 server" in done.out) == (0, True)
+    assert "x1" not in (tmp_path / "sexton.toml").read_text()
+    assert sexton("servers", "import", str(tmp_path / "nope.json")).status == 2
+
+
+def test_the_unit_can_be_looked_at_first(sexton: Sexton) -> None:
+    assert sexton("service", "install", "--dry-run").status == 2  # there is no configuration yet
+    sexton("init")
+    answer = sexton("service", "install", "--dry-run")
+    assert answer.status == 0
+    assert "Delegate=yes" in answer.out
+    assert "KillMode=mixed" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("listen = ", "sexton.toml:1"),
+        ('[jobs.x]\nevry = "30s"\ncall = "time.now"\n[servers.time]\ncommand = "true"', "did you mean 'every'"),
+        ('[jobs.x]\nevery = "30s"\ncall = "tiem.now"\n[servers.time]\ncommand = "true"', "'time'"),
+    ],
+)
+def test_a_broken_configuration_is_told_with_its_place(
+    sexton: Sexton, tmp_path: Path, settings: str, said: str
+) -> None:
+    (tmp_path / "sexton.toml").write_text(settings)
+    for command in (["up"], ["call", "time", "now"]):
+        answer = sexton(*command)
+        assert answer.status == 2, answer.err
+        assert said in answer.err
+        assert "errors of its own" not in answer.err

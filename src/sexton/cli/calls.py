@@ -34,9 +34,10 @@ def call(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Call one tool and print its answer; exit status 1 if the tool says that it failed.
+    """Call one tool and print its answer.
 
-    A running gateway does it on its warm server; without one the server is started for this call and ended after it.
+    Exit status 1 if the tool says that it failed.  A running gateway does it on its warm server; without one the
+    server is started for this call and ended after it.
     """
     request: dict[str, Any] = {"server": server, "tool": tool, "arguments": parse_arguments(arguments or [])}
     if timeout is not None:

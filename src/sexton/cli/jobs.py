@@ -23,7 +23,7 @@ from sexton.cli.output import print_facts, print_json, print_table, say, styled_
 from sexton.errors import UsageError
 from sexton.gateway.documents import JobDocument, NextDocument, RunDocument
 
-app = typer.Typer(help="The jobs: list (the default), add, show, next, run, pause, resume, remove.")
+app = typer.Typer(help="Show, add, run and pause jobs.")
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The job's name.")]
 
@@ -42,7 +42,7 @@ def jobs(
 def list_jobs(
     context: typer.Context, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
 ) -> None:
-    """Every job: when it runs, what it does, when next, and how the last run ended."""
+    """List the jobs (the default)."""
     found: Sequence[JobDocument] = connect(context, config, data).get("jobs")
     if wants_json(context, as_json):
         print_json(found)
@@ -110,7 +110,7 @@ def show(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Everything about one job."""
+    """Show one job."""
     job: JobDocument = connect(context, config, data).get(f"jobs/{segment(name)}")
     if wants_json(context, as_json):
         print_json(job)
@@ -165,7 +165,10 @@ def next_times(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """A dry run: when the job would start next, in its own time zone and in yours."""
+    """Show when a job starts next.
+
+    In its own time zone and in yours.
+    """
     found: NextDocument = connect(context, config, data).get(f"jobs/{segment(name)}/next", count=count)
     if wants_json(context, as_json):
         print_json(found)
@@ -189,7 +192,7 @@ def add(
     context: typer.Context,
     name: NameArgument,
     argv: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- ARGV]", help="With --command: the program and its arguments.")
+        list[str] | None, typer.Argument(metavar="ARGV", help="With --command: the program and its arguments.")
     ] = None,
     every: Annotated[str | None, typer.Option(metavar="DURATION", help="An interval: 30s, 10m, 1h30m.")] = None,
     cron: Annotated[str | None, typer.Option(metavar="EXPRESSION", help="'30 7 * * mon-fri', '@daily'.")] = None,
@@ -207,7 +210,10 @@ def add(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Add a job to the running gateway, which keeps it.  Without --every, --cron or --at it runs by hand only."""
+    """Add a job to the running gateway.
+
+    It is kept over restarts.  Without --every, --cron or --at it runs by hand only.
+    """
     zone = timezone or local_zone_name()
     document: dict[str, Any] = {
         "name": name,
@@ -241,7 +247,10 @@ def run(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a job now, whatever its schedule says."""
+    """Run a job now.
+
+    With --wait its output is printed when it ends, and its progress on standard error until then.
+    """
     gateway = connect(context, config, data)
     after = gateway.last_event_id() if wait else 0
     started: RunDocument = gateway.post(f"jobs/{segment(name)}/run")
@@ -262,7 +271,10 @@ def pause(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let the job's times pass unused until it is resumed; each is recorded as skipped."""
+    """Let a job's times pass unused.
+
+    When it is resumed they are recorded as skipped.
+    """
     _change(context, config, data, as_json, path=f"jobs/{segment(name)}/pause", said=f"{name} is paused.")
 
 
@@ -286,7 +298,10 @@ def remove(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove a job that was added with `jobs add`; its runs stay in the history."""
+    """Remove a job that was added.
+
+    A job of the configuration is removed there.  The runs stay in the history.
+    """
     removed = connect(context, config, data).delete(f"jobs/{segment(name)}")
     if wants_json(context, as_json):
         print_json(removed)

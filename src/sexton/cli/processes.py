@@ -29,9 +29,10 @@ def add_to(app: typer.Typer) -> None:
 def ps(
     context: typer.Context, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
 ) -> None:
-    """Every process tree: what it is, its state, who holds it, its processes, memory, age and boundary.
+    """Show every process tree, and who holds it.
 
-    Without a running gateway: what the ledger says is left.
+    State, holders, leader's pid, number of processes, memory, age, boundary.  Without a running gateway: what the
+    ledger says is left.
     """
     folder = places_of(context, config, data).data_dir()
     gateway = connect_if_running(context, folder)
@@ -109,7 +110,11 @@ def reap(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """End every process tree that nobody holds any more, and prove it gone.  What is in use is not touched."""
+    """End what nobody holds any more.
+
+    Each tree is proven gone.  What is in use is not touched, unless you say so.  Exit status 1 if something does not
+    end.
+    """
     folder = places_of(context, config, data).data_dir()
     gateway = connect_if_running(context, folder)
     if gateway is None and include_active:
@@ -173,7 +178,10 @@ def _print_reaped(report: ReapDocument) -> None:
 def doctor(
     context: typer.Context, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
 ) -> None:
-    """Say what of the containment promise this host enforces, on what evidence, and what would make it firmer."""
+    """Say what this host can promise.
+
+    Each guarantee with its level, the evidence, and what would make it firmer.  Exit status 1 if there are problems.
+    """
     folder = places_of(context, config, data).data_dir()
     gateway = connect_if_running(context, folder)
     report: Mapping[str, Any] = gateway.get("doctor", timeout=60) if gateway else _examine(folder)

@@ -17,7 +17,7 @@ from sexton.cli.options import ConfigOption, DataOption, JsonOption, remember, w
 from sexton.cli.output import print_json, print_table, say, styled_state
 from sexton.gateway.documents import RunDocument, RunRecordDocument
 
-app = typer.Typer(help="The runs of the jobs: list (the default), show, cancel.")
+app = typer.Typer(help="Show and cancel runs.")
 
 IdArgument = Annotated[
     str, typer.Argument(metavar="ID", help="The run's id, or the end of it as the listing shows it.")
@@ -53,7 +53,7 @@ def list_runs(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The latest runs, the newest first."""
+    """List the latest runs (the default)."""
     gateway = connect(context, config, data)
     found: Sequence[RunDocument] = gateway.get("runs", job=job, state=state, limit=limit)
     if wants_json(context, as_json):
@@ -95,7 +95,7 @@ def show(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Everything that was kept of one run: state, times, log, output."""
+    """Show one run, with its log and output."""
     gateway = connect(context, config, data)
     if output:
         typer.echo(gateway.get_text(f"runs/{segment(run)}/output"), nl=False)
@@ -115,7 +115,10 @@ def cancel(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """End a run that waits or is under way, with every process that it started."""
+    """End a run that waits or is under way.
+
+    With every process that it started.
+    """
     gateway = connect(context, config, data)
     ended: RunDocument = gateway.post(f"runs/{segment(run)}/cancel", timeout=None)
     if wants_json(context, as_json):

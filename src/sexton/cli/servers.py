@@ -18,7 +18,7 @@ from sexton.cli.output import print_json, print_table, say, styled_state
 from sexton.errors import SextonError
 from sexton.gateway.documents import CheckDocument, ServerDocument, ToolDocument
 
-app = typer.Typer(help="The MCP servers: list (the default), tools, check, restart, import.")
+app = typer.Typer(help="Show and check MCP servers.")
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The server's name in the configuration.")]
 
@@ -37,7 +37,7 @@ def servers(
 def list_servers(
     context: typer.Context, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
 ) -> None:
-    """Every configured server: its state, who holds it, its processes."""
+    """List the servers (the default)."""
     gateway = connect(context, config, data)
     found: Sequence[ServerDocument] = gateway.get("servers")
     if wants_json(context, as_json):
@@ -78,7 +78,10 @@ def tools(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The tools of one server, from the catalogue; the server is started only if they are not known yet."""
+    """Show the tools of one server.
+
+    From the catalogue: the server is started only if its tools are not known yet.
+    """
     gateway = connect(context, config, data)
     found: Sequence[ToolDocument] = gateway.get(f"servers/{segment(name)}/tools", timeout=None)
     if wants_json(context, as_json):
@@ -107,7 +110,10 @@ def check(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Start one server, ask for its tools, and say what came of it."""
+    """Use one server for a moment and say what came of it.
+
+    Exit status 1 if it does not work.
+    """
     gateway = connect(context, config, data)
     found: CheckDocument = gateway.post(f"servers/{segment(name)}/check", timeout=None)
     if wants_json(context, as_json):
@@ -127,7 +133,11 @@ def restart(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give the next holders a fresh process; the old one ends when nobody holds it any more."""
+    """Give the next holders a fresh process.
+
+    New holders wait for it.  Who holds the old one keeps it for 10 s at most; then their calls fail.  Also lets a
+    server that failed too often start again.
+    """
     gateway = connect(context, config, data)
     found: ServerDocument = gateway.post(f"servers/{segment(name)}/restart", timeout=None)
     if wants_json(context, as_json):
@@ -146,7 +156,11 @@ def import_file(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take over the servers of Claude Desktop, Cursor, VS Code or hermes into sexton.toml."""
+    """Take over the servers of another program.
+
+    Reads the mcpServers JSON of Claude Desktop, Claude Code, Cursor and VS Code, and a hermes config.yaml, and adds
+    them to sexton.toml.  Secrets stay behind as ${env:NAME}.
+    """
     from sexton.daemon import import_servers
 
     report = import_servers(file, places_of(context, config, data).config_to_extend(), dry_run=dry_run)

@@ -21,7 +21,10 @@ def init(
     path: Annotated[Path | None, typer.Argument(metavar="[PATH]", help="The file, or the folder for it.")] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Write a commented sexton.toml that works at once.  One that is there is never overwritten."""
+    """Write a commented sexton.toml.
+
+    It works at once.  One that is there is never overwritten.
+    """
     from sexton.daemon import write_starter
 
     written = write_starter(path or places_of(context, config).config_to_write())
@@ -29,7 +32,7 @@ def init(
     say("Next: sexton up")
 
 
-service = typer.Typer(help="Run the gateway as a systemd service: install.", no_args_is_help=True)
+service = typer.Typer(help="Run the gateway as a systemd service.", no_args_is_help=True)
 
 
 @service.callback()
@@ -47,7 +50,10 @@ def install(
     config: ConfigOption = None,
     data: DataOption = None,
 ) -> None:
-    """Write the systemd unit, whose cgroup ends every server whatever happens, and name the commands that enable it."""
+    """Write the systemd unit.
+
+    Its cgroup ends every server, whatever happens to the gateway.  The commands that enable it are named, not run.
+    """
     from sexton.daemon import install_service, service_unit
 
     places = places_of(context, config, data)

@@ -13,9 +13,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def up(context: typer.Context, config: ConfigOption = None, data: DataOption = None) -> None:
-    """Run the gateway here, until SIGTERM or Ctrl-C; it then lets runs end and stops.  Twice: it stops at once.
+    """Run the gateway in the foreground.
 
-    Prints `ready URL` when it serves.
+    Prints `ready URL` on a line of its own when it serves.  SIGTERM or Ctrl-C: it lets runs end, then stops; a second
+    one stops it at once.  SIGHUP, or a change of the configuration: it applies what changed.
     """
     places = places_of(context, config, data)
     settings, folder = places.find_config(), places.data_dir()

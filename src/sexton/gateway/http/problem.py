@@ -18,9 +18,25 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from sexton.database import DatabaseError
 from sexton.errors import SextonError, UsageError
+from sexton.mcp_servers import CallTimedOut, NoPlace, PoolClosed, ServerUnavailable, ToolDenied, UnknownServer
+from sexton.scheduler import UnknownJob, UnknownRun
 
 _log = logging.getLogger(__name__)
+
+_STATUSES: Mapping[type[SextonError], tuple[int, str]] = {
+    UnknownServer: (404, "not-found"),
+    UnknownJob: (404, "not-found"),
+    UnknownRun: (404, "not-found"),
+    UsageError: (400, "bad-request"),
+    ToolDenied: (403, "denied"),
+    CallTimedOut: (504, "timed-out"),
+    ServerUnavailable: (503, "unavailable"),
+    NoPlace: (503, "unavailable"),
+    PoolClosed: (503, "stopping"),
+    DatabaseError: (503, "database"),
+}
 
 
 class Problem(SextonError):
@@ -79,8 +95,9 @@ def problem_of(error: SextonError) -> Problem:
     """The problem that tells of an error which a part of the gateway raised."""
     if isinstance(error, Problem):
         return error
-    if isinstance(error, UsageError):
-        return bad_request(error.what, hint=error.hint)
+    for known, (status, kind) in _STATUSES.items():
+        if isinstance(error, known):
+            return Problem(status=status, kind=kind, what=error.what, hint=error.hint)
     return Problem(status=502, kind="failed", what=error.what, hint=error.hint)
 
 
