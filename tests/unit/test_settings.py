@@ -335,3 +335,10 @@ def test_what_only_a_restart_changes_is_named(load: Load) -> None:
     before = load("")
     assert before.needs_restart(load("concurrency = 2\n")) == ("concurrency",)
     assert before.needs_restart(load("[jobs.a]\ncommand = ['true']\n")) == ()
+
+
+def test_the_starter_configuration_can_be_used() -> None:
+    settings = load_settings(Path(__file__).parents[2] / "examples/starter/sexton.toml")
+    assert settings.warnings == ()
+    assert {"call", "command"} == {job.action["kind"] for job in settings.jobs}
+    assert {Every, Cron, At, type(None)} == {type(job.schedule) for job in settings.jobs}

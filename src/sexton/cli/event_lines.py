@@ -140,8 +140,11 @@ def _tools_changed(data: Data) -> EventLine:
     return EventLine(mark=Mark.NOTE, text=f"has {counted(len(names), 'tool')}: {shown}")
 
 
-def _draining(data: Data) -> EventLine:
-    return EventLine(mark=Mark.NOTE, text=f"to be replaced when {_names(data.get('holders'))} no longer holds it")
+def _draining(data: Data) -> EventLine | None:
+    """Nothing of a process that nobody holds: that it is retired is told by itself."""
+    if not (holders := _names(data.get("holders"))):
+        return None
+    return EventLine(mark=Mark.NOTE, text=f"to be replaced when {holders} no longer holds it")
 
 
 def _told_problem(data: Data) -> EventLine:

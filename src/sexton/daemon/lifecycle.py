@@ -4,7 +4,8 @@ Start: settings, data folder, containment (with the recovery of what a crash
 left behind), database, servers, scheduler, HTTP, `ready`.  Stop is the
 reverse.  SIGTERM or SIGINT: start no more runs, give those that run
 `drain_timeout`, then stop; a second one: stop now.  SIGHUP, or a changed
-settings file: apply what changed, and nothing if the file is broken.
+settings file: apply what changed, and nothing if the file is broken; but a
+SIGHUP because the terminal was closed stops.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from sexton.daemon.service_notify import ServiceNotifier
 from sexton.daemon.settings import Settings, load_settings
 from sexton.daemon.settings_problems import SettingsError
 from sexton.daemon.settings_watch import SettingsWatch
+from sexton.daemon.terminal import ControllingTerminal
 from sexton.daemon.wiring import Parts, running_parts
 from sexton.errors import SextonError
 from sexton.journal import JSON, Event, Journal
@@ -69,6 +71,7 @@ class _Lifecycle:
         self._clock = clock
         self._started_at = started_at
         self._notifier = ServiceNotifier()
+        self._terminal = ControllingTerminal()
         self._watch = SettingsWatch(settings.path, clock=clock)
         self._stop = anyio.Event()
         self._is_ready = False
@@ -123,7 +126,7 @@ class _Lifecycle:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             task_status.started()
             async for number in signals:
-                if number == signal.SIGHUP:
+                if number == signal.SIGHUP and not self._terminal.is_gone():
                     self._watch.ask()
                 else:
                     self._on_stop_signal(signal.Signals(number).name)

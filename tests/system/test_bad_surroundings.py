@@ -1,0 +1,165 @@
+"""Everything that keeps a gateway, a server or a job from working gets a clear error and no traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from system.gateway_process import GatewayProcess
+
+QUIET = '[jobs.quick]\nevery = "1s"\ncommand = ["echo", "quick"]\n'
+
+
+def fail_to_start(gateway: GatewayProcess) -> tuple[int, str]:
+    """The exit status and everything that was said."""
+    status = gateway.start().wait_exit(within=20)
+    gateway.wait_read()
+    assert "Traceback" not in gateway.output()
+    gateway.wait_nothing_left()
+    return status, " ".join(gateway.output().split())
+
+
+def test_a_broken_file_is_told_as_a_whole_and_nothing_is_made(gateway: GatewayProcess) -> None:
+    status, said = fail_to_start(gateway.write('concurency = 3\n[jobs.a]\nevery = "10"\n'))
+    assert status == 2
+    assert "did you mean 'concurrency'?" in said
+    assert "name the unit: '10s'" in said
+    assert "jobs.a does nothing" in said
+    assert not gateway.data.exists()
+
+
+def test_a_port_in_use(gateway: GatewayProcess) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        gateway.write(QUIET)
+        gateway.settings.write_text(gateway.settings.read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}"))
+        status, said = fail_to_start(gateway)
+    assert status == 1
+    assert f"port {port}" in said
+    assert "listen" in said
+
+
+def test_a_second_gateway_on_one_data_folder(gateway: GatewayProcess) -> None:
+    gateway.write(QUIET).up()
+    second = subprocess.run(gateway.command("up"), capture_output=True, text=True, timeout=20, check=False)
+    assert second.returncode == 2
+    assert f"the gateway with pid {gateway.pid}" in " ".join(second.stderr.split())
+    gateway.wait_event("run.ended", state="ran")
+    gateway.stop()
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    folder.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("a disk of its own needs the right to mount one")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk_at_the_start(gateway: GatewayProcess) -> None:
+    gateway.write(QUIET)
+    with small_disk(gateway.data, "16k"):
+        status, said = fail_to_start(gateway)
+    assert status == 1
+    assert "No space left on device" in said
+    assert "make room" in said
+
+
+def test_a_disk_that_fills_up_and_empties_again(gateway: GatewayProcess) -> None:
+    gateway.write(QUIET)
+    with small_disk(gateway.data, "4m"):
+        gateway.up()
+        gateway.wait_event("run.ended", state="ran")
+        ballast = gateway.data / "ballast"
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        gateway.wait_line("(?i)space|full", within=20)
+        ballast.unlink()
+        count = len(gateway.events("run.ended", state="ran"))
+        gateway.wait_event("run.ended", state="ran", count=count + 1, within=30)
+        gateway.stop()
+
+
+def test_servers_that_cannot_be_started_fail_their_runs_with_the_reason(gateway: GatewayProcess) -> None:
+    gateway.write(
+        """
+[servers.missing]
+command = "no-such-program"
+
+[servers.dies]
+@SERVER --die TOKEN_is_not_set@
+
+[servers.small]
+@SERVER@
+
+[jobs.missing]
+at = "start"
+call = "missing.look"
+
+[jobs.dies]
+at = "start"
+call = "dies.look"
+
+[jobs.no-such-tool]
+at = "start"
+call = "small.eco"
+
+[jobs.no-such-command]
+at = "start"
+command = ["no-such-program"]
+
+[jobs.killed-in-call]
+at = "start + 2s"
+call = "small.die"
+"""
+    ).up()
+    errors = {
+        job: gateway.wait_event("run.ended", subject=job, state="failed")["data"]["error"]
+        for job in ("missing", "dies", "no-such-tool", "no-such-command", "killed-in-call")
+    }
+    assert "no-such-program" in errors["missing"]
+    assert "TOKEN_is_not_set" in errors["dies"]
+    assert "echo" in errors["no-such-tool"]
+    assert "no-such-program" in errors["no-such-command"]
+    assert "I was told to die" in errors["killed-in-call"]
+    assert "Traceback" not in gateway.output()
+    gateway.stop()
+
+
+def test_a_secret_reaches_the_server_and_nothing_else(gateway: GatewayProcess) -> None:
+    gateway.write(
+        """
+[servers.small]
+@SERVER@
+env = { SECRET = "${env:OUR_SECRET}" }
+
+[jobs.length]
+at = "start"
+command = ["sh", "-c", "echo $1 | wc -c", "sh", "${env:OUR_SECRET}"]
+
+[jobs.call]
+at = "start"
+call = "small.secret"
+"""
+    ).up(OUR_SECRET="hunter22-and-more")
+    gateway.wait_event("run.ended", subject="length", state="ran", output="18")
+    gateway.wait_event("run.ended", subject="call", state="ran", output="17 characters")
+    said = json.dumps([gateway.cli("jobs", "list"), gateway.cli("servers", "list"), gateway.cli("ps")])
+    kept = b"".join(path.read_bytes() for path in (gateway.data / "contain").rglob("*") if path.is_file())
+    gateway.stop()
+    assert "hunter22" not in said
+    assert b"hunter22" not in kept
+    assert os.environ.get("OUR_SECRET") is None

@@ -1,0 +1,29 @@
+"""What `make up` runs: real servers, and jobs of every kind."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from system.gateway_process import GatewayProcess
+
+ROOT = Path(__file__).parents[2]
+STARTER = ROOT / "examples/starter/sexton.toml"
+
+
+@pytest.mark.npm
+@pytest.mark.skipif(not (ROOT / ".servers/.installed").exists(), reason="`make up` has not installed its servers yet")
+def test_every_job_of_the_starter_configuration_does_what_it_shows(gateway: GatewayProcess) -> None:
+    text = STARTER.read_text().replace("../..", str(ROOT)).replace('path = "."', f'path = "{ROOT}"')
+    gateway.write(text).up()
+    for job in ("clock", "tokyo", "new-york", "commits", "listing", "sum", "hello", "load"):
+        gateway.wait_event("run.ended", subject=job, state="ran", within=45)
+    for job in ("too-slow", "stubborn"):
+        gateway.wait_event("run.ended", subject=job, state="failed", within=45)
+    assert gateway.events("server.shared", subject="time")
+    gateway.wait_event("server.retired", subject="git")
+    gateway.send(signal.SIGTERM)
+    assert gateway.wait_exit(within=20) == 0
+    gateway.wait_nothing_left()
