@@ -29,7 +29,7 @@ from mcp_types import (
 )
 from pydantic import ValidationError
 
-from sexton.containment import Containment, ProcessSpec, ProcessTree, TreeEnd
+from sexton.containment import Containment, ProcessSpec, ProcessTree, TreeEnd, TreeStuck
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.handshake import DISCOVER, INITIALIZE, Protocol, shake_hands
 from sexton.mcp_servers.holder_session import HolderSession, running
@@ -300,7 +300,10 @@ class ServerProcess:
             # From here on the keeper does the work, whatever happens to this task.
             self.tree.release()
         stop = self.config.stop
-        with anyio.move_on_after(stop.stdin_grace + stop.term_grace + stop.stuck_after, shield=True):
+        with (
+            anyio.move_on_after(stop.stdin_grace + stop.term_grace + stop.stuck_after, shield=True),
+            suppress(TreeStuck),  # leaving the tree's own context waits once more, and tells
+        ):
             await self.tree.wait_gone()  # `_read` goes on draining stdout meanwhile
 
     def _finish(self, end: ConnectionEnd, *, release: bool = True) -> None:

@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, TextIO, TypeAlias
 
@@ -24,7 +24,7 @@ from mcp.client.stdio import StdioServerParameters, get_default_environment
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
-from sexton.containment import ProcessSpec, ProcessTree, SpawnFailed
+from sexton.containment import ProcessSpec, ProcessTree, SpawnFailed, TreeStuck
 from sexton.mcp_servers.default_containment import DEFAULT_CONTAINMENT
 from sexton.mcp_servers.json_line import BIG_LINE, decode_slowly
 from sexton.mcp_servers.server_config import DEFAULT_MAX_LINE_BYTES
@@ -154,7 +154,8 @@ class _Connection:
         finally:
             # From here on the keeper does the work, also when this task is cancelled once more.
             self._tree.release()
-        with anyio.move_on_after(_GONE_TIMEOUT, shield=True):
+        # What is stuck is told when the tree's own context is left, which waits once more.
+        with anyio.move_on_after(_GONE_TIMEOUT, shield=True), suppress(TreeStuck):
             await self._tree.wait_gone()
 
     def close(self) -> None:
