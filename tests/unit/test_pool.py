@@ -241,6 +241,18 @@ async def test_a_server_kept_warm_comes_back_when_it_dies_with_growing_waits(tmp
         assert running.servers.alive == ["files#3"]
 
 
+async def test_a_server_kept_warm_that_ends_at_once_is_not_started_in_a_storm(tmp_path: Path) -> None:
+    """Ending in good order while idle is no failure of other servers, but this one would start again and again."""
+    async with bench(tmp_path, server("files", keep_warm=True)) as running:
+        await settle()
+        for name in ("files#1", "files#2"):
+            running.servers.all[name].die(returncode=0)
+            await settle()
+        assert running.servers.started == ["files#1", "files#2"]
+        await running.clock.advance(21)
+        assert running.servers.started == ["files#1", "files#2", "files#3"]
+
+
 # Exclusive servers
 
 

@@ -383,8 +383,9 @@ class Fleet:
             return
         if now - process.started_at >= STABLE_AFTER:
             breaker.proved_good()
-        # Some servers end by themselves, in good order, when nobody has used them for some time.
-        if not (idle and isinstance(error, ServerDied) and error.returncode == 0):
+        # Some servers end by themselves, in good order, when nobody has used them for a while.
+        in_good_order = idle and isinstance(error, ServerDied) and error.returncode == 0
+        if not in_good_order or process.config.keep_warm:
             breaker.connection_lost(error.what, now)
 
     def _gone(self, process: FleetProcess) -> None:
