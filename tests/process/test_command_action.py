@@ -115,7 +115,7 @@ async def test_what_a_helper_writes_after_the_leader_is_kept(containment: Contai
 
 async def test_cancel_ends_the_whole_tree(containment: Containment, program: Program) -> None:
     watcher = Watcher()
-    script = "trap '' TERM; sleep 1000 & sleep 1000 & echo up >&2; wait"
+    script = "trap '' TERM; sleep 1000 & sleep 1000 & echo half done; echo up >&2; wait"
     async with anyio.create_task_group() as tasks:
         action: Mapping[str, Any] = {"argv": ["sh", "-c", script]}
         tasks.start_soon(run_command, containment, action, watcher.context())
@@ -125,6 +125,7 @@ async def test_cancel_ends_the_whole_tree(containment: Containment, program: Pro
         pids = tree.pids
         assert len(pids) >= 3
         tasks.cancel_scope.cancel()
+    assert watcher.lines[1] == "It was ended. Its output until then (10 bytes) ends: half done"
     assert containment.trees() == ()
     assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
 

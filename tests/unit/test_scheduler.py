@@ -103,6 +103,14 @@ async def test_forward_and_back_again_runs_no_slot_twice(tmp_path: Path) -> None
         assert slots == sorted(slots)
 
 
+async def test_what_waits_for_its_turn_does_not_wait_for_a_clock_that_was_set_back(tmp_path: Path) -> None:
+    async with running(tmp_path, work=held(), jobs=(every(10, overlap=Overlap.QUEUE),)) as bench:
+        await bench.clock.advance(20)
+        bench.clock.jump(-600)
+        await bench.work.let_end(0)
+        assert bench.work.slots == ["12:00:10", "12:00:20"]
+
+
 async def test_a_clock_that_was_hours_ahead_and_is_corrected_does_not_silence_a_job(tmp_path: Path) -> None:
     clock = FakeClock(datetime(2038, 1, 19, tzinfo=UTC))
     async with running(tmp_path, clock=clock, jobs=(every(60),)) as bench:

@@ -9,18 +9,20 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from sexton import database as tables
 from sexton.journal import JSON
 from sexton.scheduler import timetable
 from sexton.scheduler.admission import retry_delay
-from sexton.scheduler.job import EXCERPT, NOTHING, Job, LogLine, OnInterrupted, Run, Trigger, UnknownJob
+from sexton.scheduler.job import EPOCH, EXCERPT, NOTHING, Job, LogLine, OnInterrupted, Run, Trigger, UnknownJob
 from sexton.scheduler.job_document import read_document
 from sexton.scheduler.run_id import new_run_id
 from sexton.scheduler.run_states import ACTIVE, RunState, check_change
 
 MOST_RERUNS = 3
+# What waits for nothing but its turn.  Not the time it was made: after the clock is set back, that is yet to come.
+AT_ONCE = EPOCH
 _job = tables.job
 _run = tables.run
 _output = tables.run_output
@@ -81,7 +83,7 @@ def row_of(run: Run, *, priority: int, not_before: datetime | None = None) -> di
         "trigger": str(run.trigger),
         "reason": run.reason,
         "priority": priority,
-        "not_before": not_before or run.created_at,
+        "not_before": not_before or AT_ONCE,
         "created_at": run.created_at,
         "ended_at": run.ended_at,
         "details": dict(run.details),
@@ -176,11 +178,15 @@ def stretch_run(job: Job, stretch: timetable.Stretch, state: RunState, reason: s
     )
 
 
+_ACTIVE_RUNS = (
+    select(_run).where(_run.c.job.in_(bindparam("jobs", expanding=True)), _run.c.state.in_(_ACTIVE)).order_by(_run.c.id)
+)
+
+
 def active_by_job(connection: Connection, jobs: Sequence[str]) -> defaultdict[str, list[Row[Any]]]:
     active: defaultdict[str, list[Row[Any]]] = defaultdict(list)
     if jobs:
-        statement = select(_run).where(_run.c.job.in_(jobs), _run.c.state.in_(_ACTIVE)).order_by(_run.c.id)
-        for row in connection.execute(statement).all():
+        for row in connection.execute(_ACTIVE_RUNS, {"jobs": jobs}).all():
             active[row.job].append(row)
     return active
 

@@ -14,8 +14,9 @@ from sexton import database as tables
 from sexton.errors import UsageError
 from sexton.scheduler.admission import Room, Verdict, admit, count_resources
 from sexton.scheduler.gateways import Gateway
-from sexton.scheduler.job import EPOCH, Job, Limits, Run, Trigger
+from sexton.scheduler.job import Job, Limits, Run, Trigger
 from sexton.scheduler.rows import (
+    AT_ONCE,
     RunEnd,
     active_by_job,
     add_runs,
@@ -29,7 +30,7 @@ from sexton.scheduler.rows import (
 )
 from sexton.scheduler.run_id import new_run_id
 from sexton.scheduler.run_states import RunState
-from sexton.scheduler.slot_plan import ON_TIME, plan_slots
+from sexton.scheduler.slot_plan import MICROSECOND, ON_TIME, plan_slots
 
 DUE_AT_ONCE = 500
 WAITING_AT_ONCE = 500
@@ -73,11 +74,46 @@ _WISHES = select(_run.c.id, _run.c.cancel_reason).where(
     _run.c.state == str(RunState.RUNNING), _run.c.owner == bindparam("owner"), _run.c.cancel_reason.is_not(None)
 )
 
+# Made once: to build a statement takes longer than SQLite needs to answer it.
+_DUE = (
+    select(_job)
+    .where(_job.c.next_start <= bindparam("now"))
+    .order_by(_job.c.next_start)
+    .limit(DUE_AT_ONCE)
+    .with_for_update(skip_locked=True)
+)
+_ADVANCE = (
+    update(_job)
+    .where(_job.c.name == bindparam("due_job"))
+    .values(next_slot=bindparam("slot"), next_start=bindparam("start"))
+)
+_RUNNING_BY_JOB = (
+    select(_run.c.job, func.count().label("running")).where(_run.c.state == str(RunState.RUNNING)).group_by(_run.c.job)
+)
+_WAITING = (
+    select(_run, _job.c.definition, _job.c.paused)
+    .join(_job, _job.c.name == _run.c.job)
+    .where(_run.c.state == str(RunState.QUEUED), _run.c.not_before <= bindparam("now"))
+    .order_by(_run.c.priority.desc(), _run.c.id)
+    .limit(WAITING_AT_ONCE)
+    .with_for_update(skip_locked=True, of=_run)
+)
+_TAKE = (
+    update(_run)
+    .where(_run.c.id == bindparam("run_id"), _run.c.state == str(RunState.QUEUED))
+    .values(
+        state=str(RunState.RUNNING),
+        owner=bindparam("claimer"),
+        fence=bindparam("next_fence"),
+        started_at=bindparam("now"),
+    )
+)
+
 
 def look_out(connection: Connection, *, gateway_id: str) -> Outlook:
     wishes = connection.execute(_WISHES, {"owner": gateway_id}).all()
     cancels = {row.id: row.cancel_reason for row in wishes}
-    return Outlook(next_at=_next_at(connection, after=EPOCH), cancels=cancels)
+    return Outlook(next_at=_next_at(connection, after=AT_ONCE - MICROSECOND), cancels=cancels)
 
 
 def _next_at(connection: Connection, *, after: datetime) -> datetime | None:
@@ -95,14 +131,7 @@ def run_tick(
 
 
 def _plan_due(connection: Connection, now: datetime) -> tuple[list[Run], dict[str, str]]:
-    due = (
-        select(_job)
-        .where(_job.c.next_start <= now)
-        .order_by(_job.c.next_start)
-        .limit(DUE_AT_ONCE)
-        .with_for_update(skip_locked=True)
-    )
-    rows = connection.execute(due).all()
+    rows = connection.execute(_DUE, {"now": now}).all()
     active = active_by_job(connection, [row.name for row in rows])
     planner = _Planner(connection, now)
     for row in rows:
@@ -146,7 +175,7 @@ class _Planner:
                     pass
             waiting += 1
             self._rows.append(row_of(run, priority=job.priority))
-        self._advances.append({"b_name": job.name, "next_slot": plan.next_slot, "next_start": plan.next_start})
+        self._advances.append({"due_job": job.name, "slot": plan.next_slot, "start": plan.next_start})
 
     def write(self) -> None:
         """Rows first, so that a slot which has one already (the clock went back) keeps it and gets no second."""
@@ -155,9 +184,7 @@ class _Planner:
         written = {row["id"] for row in rows}
         self.ended = [run for run in self.ended if run.id in written or run.state is RunState.CANCELLED]
         if self._advances:
-            from_b = _job.c.name == bindparam("b_name")
-            values: dict[str, Any] = {"next_slot": bindparam("next_slot"), "next_start": bindparam("next_start")}
-            self._connection.execute(update(_job).where(from_b).values(**values), self._advances)
+            self._connection.execute(_ADVANCE, self._advances)
 
     def _without_taken(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         slots = [(row["job"], row["slot"]) for row in rows]
@@ -187,15 +214,10 @@ def _claim(
     connection: Connection, gateway: Gateway, now: datetime, limits: Limits, running: tuple[Job, ...]
 ) -> tuple[list[Run], list[Claim]]:
     """Claim waiting runs, by priority and then by age, as far as every limit allows."""
-    by_job = (
-        select(_run.c.job, func.count().label("running"))
-        .where(_run.c.state == str(RunState.RUNNING))
-        .group_by(_run.c.job)
-    )
     room = Room(
         limits=limits,
         running=len(running),
-        running_by_job=Counter({row.job: row.running for row in connection.execute(by_job)}),
+        running_by_job=Counter({row.job: row.running for row in connection.execute(_RUNNING_BY_JOB)}),
         running_by_resource=count_resources(running),
     )
     late: list[Run] = []
@@ -217,19 +239,12 @@ def _claim(
 
 
 def _waiting(connection: Connection, now: datetime, after: tuple[int, str] | None) -> Sequence[Row[Any]]:
-    statement = (
-        select(_run, _job.c.definition, _job.c.paused)
-        .join(_job, _job.c.name == _run.c.job)
-        .where(_run.c.state == str(RunState.QUEUED), _run.c.not_before <= now)
-        .order_by(_run.c.priority.desc(), _run.c.id)
-        .limit(WAITING_AT_ONCE)
-        .with_for_update(skip_locked=True, of=_run)
-    )
+    statement = _WAITING
     if after is not None:
         priority, run_id = after
         lower = _run.c.priority < priority
         statement = statement.where(or_(lower, and_(_run.c.priority == priority, _run.c.id > run_id)))
-    return connection.execute(statement).all()
+    return connection.execute(statement, {"now": now}).all()
 
 
 def _is_too_late(job: Job, row: Row[Any], now: datetime) -> bool:
@@ -241,11 +256,8 @@ def _is_too_late(job: Job, row: Row[Any], now: datetime) -> bool:
 
 def _take(connection: Connection, row: Row[Any], job: Job, gateway: Gateway, now: datetime) -> Claim | None:
     """The compare-and-set: None when another gateway was first."""
-    taken = connection.execute(
-        update(_run)
-        .where(_run.c.id == row.id, _run.c.state == str(RunState.QUEUED))
-        .values(state=str(RunState.RUNNING), owner=gateway.id, fence=row.fence + 1, started_at=now)
-    )
+    claim = {"run_id": row.id, "claimer": gateway.id, "next_fence": row.fence + 1, "now": now}
+    taken = connection.execute(_TAKE, claim)
     if taken.rowcount != 1:
         return None
     run = replace(run_of(row), state=RunState.RUNNING, started_at=now, node=gateway.id)
