@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -368,3 +369,18 @@ def test_a_broken_configuration_is_told_with_its_place(
         assert answer.status == 2, answer.err
         assert said in answer.err
         assert "errors of its own" not in answer.err
+
+
+def test_a_gateway_that_hangs_does_not_hide_what_runs(
+    sexton: Sexton, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A socket that accepts and never answers, as a stopped gateway's does."""
+    monkeypatch.setattr("sexton.cli.gateway_client.ANSWER_SECONDS", 0.2)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "token").write_text("x")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        write_address(tmp_path / "data", Address.of_this_process(url, started_at=NOW))
+        answer = sexton("ps")
+    assert (answer.status, answer.out) == (0, "The ledger names no process trees: nothing is left.\n")
+    assert f"(pid {os.getpid()}) is alive but does not answer in time." in answer.err

@@ -17,7 +17,7 @@ from sexton.gateway.documents import EventDocument
 
 _USAGE = frozenset({400, 404, 405, 409, 413, 415, 422})
 _CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 30.0  # for everything that does not wait for a tool, a server or a run
+ANSWER_SECONDS = 15.0  # for everything that does not wait for a tool, a server or a run
 
 
 class NoGatewayError(SextonError):
@@ -27,6 +27,10 @@ class NoGatewayError(SextonError):
         super().__init__(
             f"No gateway is running on {data_dir}.{why}", hint="start one with: sexton up  (or name its folder: --data)"
         )
+
+
+class SilentGatewayError(SextonError):
+    """A gateway is alive and does not answer."""
 
 
 class GatewayClient:
@@ -45,8 +49,8 @@ class GatewayClient:
     def close(self) -> None:
         self._http.close()
 
-    def get(self, path: str, *, timeout: float | None = ANSWER_SECONDS, **query: str | int | None) -> Any:
-        """`timeout` in seconds; None waits for as long as the gateway lives."""
+    def get(self, path: str, *, timeout: Any = httpx2.USE_CLIENT_DEFAULT, **query: str | int | None) -> Any:
+        """`timeout` in seconds, `ANSWER_SECONDS` if left out; None waits for as long as the gateway lives."""
         given = {key: value for key, value in query.items() if value is not None}
         return self._ask("GET", path, params=given, timeout=timeout)
 
@@ -54,7 +58,9 @@ class GatewayClient:
         with self._told():
             return self._checked(self._http.get(path)).text
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None, *, timeout: float | None = ANSWER_SECONDS) -> Any:
+    def post(
+        self, path: str, body: Mapping[str, Any] | None = None, *, timeout: Any = httpx2.USE_CLIENT_DEFAULT
+    ) -> Any:
         return self._ask("POST", path, json=body or {}, timeout=timeout)
 
     def delete(self, path: str) -> Any:
@@ -94,8 +100,8 @@ class GatewayClient:
                 hint="see whether it still runs: sexton ps",
             ) from error
 
-    def _silent(self, what: str) -> SextonError:
-        return SextonError(
+    def _silent(self, what: str) -> SilentGatewayError:
+        return SilentGatewayError(
             f"The gateway at {self.address.url} (pid {self.address.pid}) is alive but {what}.",
             hint=f"look at its output; if it hangs, end it with: kill -9 {self.address.pid}  (its servers end with it)",
         )

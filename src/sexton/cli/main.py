@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 import sexton
 from sexton.cli import calls, jobs, processes, runs, servers, setup, up
 from sexton.cli.options import ConfigOption, DataOption, data_dir_of, remember
-from sexton.cli.output import console_for, printable
+from sexton.cli.output import tell_error
 from sexton.errors import SextonError, UsageError
 
 CRASH_LOG = "cli-errors.log"
@@ -68,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except SextonError as error:
-        _print_error(error)
+        tell_error(error)
         return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:
         return _leave_broken_pipe()
@@ -86,19 +85,11 @@ def _invoke(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _print_error(error: SextonError) -> None:
-    """The words of the error, on standard error; a colour only for the first one, and only on a terminal."""
-    console = console_for(sys.stderr)
-    console.print(Text.assemble(("error: ", "bold red"), printable(error.what)), soft_wrap=True)
-    if error.hint:
-        console.print(Text.assemble(("Next: ", "bold"), printable(error.hint)), soft_wrap=True)
-
-
 def _print_defect(error: Exception, arguments: Sequence[str]) -> None:
     log = _write_crash(error, arguments)
     where = f"the traceback is in {log}" if log else "the traceback could not be written to the data folder"
     said = f"{type(error).__name__}: {error}".splitlines()[0]
-    _print_error(SextonError(f"sexton met an error of its own: {said}", hint=f"please report it; {where}"))
+    tell_error(SextonError(f"sexton met an error of its own: {said}", hint=f"please report it; {where}"))
 
 
 def _write_crash(error: Exception, arguments: Sequence[str]) -> Path | None:

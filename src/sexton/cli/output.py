@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sexton.errors import SextonError
+
 _UNLIMITED = 10_000
 GOOD, BAD, WARN, QUIET = "green", "red", "yellow", "dim"
 _STATE_STYLES = {
@@ -93,3 +95,11 @@ def print_facts(title: str, facts: Iterable[tuple[str, str | Text]]) -> None:
         table.add_row(name, printable(value))
     say(Text(title, style="bold"))
     _print_without_trailing_blanks(table)
+
+
+def tell_error(error: SextonError) -> None:
+    """The words of the error, on standard error; a colour only for the first one, and only on a terminal."""
+    console = console_for(sys.stderr)
+    console.print(Text.assemble(("error: ", "bold red"), printable(error.what)), soft_wrap=True)
+    if error.hint:
+        console.print(Text.assemble(("Next: ", "bold"), printable(error.hint)), soft_wrap=True)

@@ -12,10 +12,10 @@ from rich.text import Text
 
 from sexton.cli.connection import connect_if_running
 from sexton.cli.figures import age, counted, size
-from sexton.cli.gateway_client import GatewayClient
+from sexton.cli.gateway_client import GatewayClient, SilentGatewayError
 from sexton.cli.holders import RunNames
 from sexton.cli.options import ConfigOption, DataOption, JsonOption, places_of, wants_json
-from sexton.cli.output import print_json, print_table, say, styled_state
+from sexton.cli.output import print_json, print_table, say, styled_state, tell_error
 from sexton.errors import UsageError
 from sexton.gateway.documents import ProcessesDocument, ReapDocument, TreeDocument
 from sexton.gateway.reap_documents import dry_run_document, reap_document
@@ -36,20 +36,42 @@ def ps(
     """
     folder = places_of(context, config, data).data_dir()
     gateway = connect_if_running(context, folder)
-    found: ProcessesDocument = gateway.get("processes") if gateway else _left_on_disk(folder)
+    if gateway is not None:
+        try:
+            found: ProcessesDocument = gateway.get("processes")
+        except SilentGatewayError as error:
+            tell_error(error)  # what it holds is all the more worth knowing
+        else:
+            _print_held(context, gateway, found, as_json=as_json)
+            return
+    _print_left(context, folder, as_json=as_json, is_silent=gateway is not None)
+
+
+def _print_held(context: typer.Context, gateway: GatewayClient, found: ProcessesDocument, *, as_json: bool) -> None:
     if wants_json(context, as_json):
         print_json(found)
         return
-    if not gateway:
+    if any(tree["holders"] for tree in found["trees"]):
+        _print_trees(found["trees"], RunNames(gateway.get("jobs")))
+    elif found["trees"]:
+        _print_trees(found["trees"], RunNames())
+    trees = _summary(found["trees"]) if found["trees"] else "No process trees"
+    say(f"{trees} in the boundary {found['boundary']}.")
+
+
+def _print_left(context: typer.Context, folder: Path, *, as_json: bool, is_silent: bool) -> None:
+    """What the ledger tells where no gateway does."""
+    found = _left_on_disk(folder)
+    if wants_json(context, as_json):
+        print_json(found)
+        return
+    if not is_silent:
         say(f"No gateway is running on {folder}.")
-    if found["trees"]:
-        held = gateway and any(tree["holders"] for tree in found["trees"])
-        _print_trees(found["trees"], RunNames(gateway.get("jobs")) if gateway and held else RunNames())
-    else:
-        say("No process trees." if gateway else "The ledger names no process trees: nothing is left.")
-    if gateway:
-        say(f"{_summary(found['trees'])} in the boundary {found['boundary']}.")
-    elif any(tree["state"] == "orphaned" for tree in found["trees"]):
+    if not found["trees"]:
+        say("The ledger names no process trees: nothing is left.")
+        return
+    _print_trees(found["trees"], RunNames())
+    if any(tree["state"] == "orphaned" for tree in found["trees"]):
         say("Next: end them with: sexton reap  (a starting gateway does it too)")
 
 

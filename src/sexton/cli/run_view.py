@@ -27,7 +27,7 @@ def show(record: RunRecordDocument) -> None:
     run, now = record["run"], local_clock.now()
     facts: list[tuple[str, str | Text]] = [("state", styled_state(run["state"]))]
     optional = (
-        ("reason", run["reason"]),
+        ("reason", run["reason"] if run["reason"] != run["state"] else ""),
         ("slot", local_time(parse_time(run["slot"]), now)),
         ("slots", f"{run['count']}, until {local_time(parse_time(run['slot_end']), now)}" if run["count"] > 1 else ""),
         ("started", local_time(parse_time(run["started_at"]), now)),
@@ -77,12 +77,12 @@ def _raise_unless_ran(run: RunDocument) -> None:
     if run["state"] == "ran":
         return
     took = f" after {duration(run['seconds'])}" if run["seconds"] is not None else ""
-    why = run["error"] or run["reason"] or "no reason was given"
+    why, _, hint = (run["error"] or run["reason"] or "no reason was given").partition("\nNext: ")
     if run["state"] in ("queued", "running"):
         why = "the gateway is stopping, or lost it"
     raise SextonError(
         f"The run of {run['job']!r} {_ended_how(run['state'])}{took}: {why}",
-        hint=f"see everything that was kept: sexton runs show {short_id(run['id'])}",
+        hint=hint or f"see everything that was kept: sexton runs show {short_id(run['id'])}",
     )
 
 
