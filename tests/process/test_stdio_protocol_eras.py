@@ -21,6 +21,7 @@ from mcp_types import (
 )
 
 from sexton.containment import Containment
+from sexton.mcp_servers import handshake
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.server_config import ServerConfig, StdioServer
 from sexton.mcp_servers.server_errors import ConnectFailed
@@ -121,6 +122,16 @@ async def test_the_same_server_in_the_old_way_serves_every_holder(tmp_path: Path
         assert (await a.call_tool("add", {"a": 1, "b": 2})).structured_content == {"total": 3}
         assert await call(a, "ask") == "hello Ann"
         assert await call(b, "ask") == "hello Bob"
+
+
+async def test_a_new_server_that_starts_slowly_is_still_spoken_to_in_the_new_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handshake, "PROBE_PATIENCE", 0.2)  # no server made from the SDK is up by then
+    async with sdk_process(tmp_path, "auto") as process, process.connect("a") as a:
+        monkeypatch.undo()
+        assert process.is_modern
+        assert (await a.call_tool("add", {"a": 1, "b": 2})).structured_content == {"total": 3}
 
 
 @pytest.mark.parametrize("protocol", ["auto", "legacy"])

@@ -19,6 +19,7 @@ from mcp import ClientSession, MCPError
 from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, LoggingMessageNotificationParams, TextContent
 
 from sexton.containment import Containment, SpawnFailed, StopTimes
+from sexton.mcp_servers import handshake
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.server_config import ServerConfig, StdioServer
 from sexton.mcp_servers.server_errors import (
@@ -279,7 +280,7 @@ async def test_forty_megabytes_in_one_line_do_not_stop_the_others(containment: C
             while not got:
                 assert await call(b, "echo", text="quick") == "quick"
         assert got == [size]
-        assert longest < 1.0  # the SDK's reader needs 14 s in one piece
+        assert longest < 3.0  # on a busy machine; the reader of the SDK takes 14 s in one piece
 
 
 async def test_a_server_that_stops_reading_blocks_nobody_for_longer_than_the_write_timeout(
@@ -362,6 +363,15 @@ async def test_an_old_server_that_dies_of_the_probe_is_started_again_in_the_old_
     async with raw_process(containment, "dies-on-discover") as process, process.connect("a") as a:
         assert await call(a, "echo", text="alive") == "alive"
         assert "server/discover" not in json.loads(await call(a, "seen"))
+
+
+async def test_an_old_server_that_ignores_the_probe_is_connected_in_the_old_way(
+    containment: Containment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handshake, "PROBE_PATIENCE", 0.1)
+    async with raw_process(containment, "ignores-discover") as process, process.connect("a") as a:
+        assert await call(a, "echo", text="alive") == "alive"
+        assert not process.is_modern
 
 
 async def test_a_server_asked_for_in_the_old_way_is_not_probed(containment: Containment) -> None:

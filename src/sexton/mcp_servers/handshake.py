@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
+import anyio
 from mcp import ClientSession, MCPError
 from mcp_types import (
     UNSUPPORTED_PROTOCOL_VERSION,
@@ -21,6 +22,13 @@ from pydantic import ValidationError
 from sexton.mcp_servers.server_errors import CallTimedOut
 
 Protocol = Literal["auto", "legacy", "2026-07-28"]
+
+PROBE_PATIENCE: Final = 5.0
+"""Seconds to wait for the answer to `server/discover` before trying `initialize` as well.
+
+Some old servers never answer what they do not know; a server that only starts
+slowly loses nothing, because it is asked again when it refuses `initialize`.
+"""
 
 DISCOVER: Final = "server/discover"
 INITIALIZE: Final = "initialize"
@@ -45,32 +53,39 @@ async def shake_hands(session: ClientSession, protocol: Protocol) -> None:
 async def _find_era(session: ClientSession) -> None:
     version = LATEST_MODERN_VERSION
     for may_ask_again in (True, False):
-        try:
-            found = _modern(await session.send_discover(version))
-        except CallTimedOut:
-            found = None
-        except MCPError as error:
-            offered = _offered_versions(error)
-            if (mutual := _mutual(offered)) and may_ask_again:
-                version = mutual
-                continue
-            if offered and not any(each in HANDSHAKE_PROTOCOL_VERSIONS for each in offered):
-                raise
-            found = None
-        if found is not None:
-            session.adopt(found)
+        answer = await _probe(session, version)
+        if isinstance(answer, DiscoverResult):
+            session.adopt(answer)
             return
+        offered = [] if answer is None else _offered_versions(answer)
+        if (mutual := _mutual(offered)) and may_ask_again:
+            version = mutual
+            continue
+        if answer is not None and offered and not any(each in HANDSHAKE_PROTOCOL_VERSIONS for each in offered):
+            raise answer
         try:
             await session.initialize()
-        except MCPError as error:
-            # A slow start: our question was answered after we stopped waiting, which settled
-            # the era; the refusal of `initialize` names the versions to ask for.
-            mutual = _mutual(_offered_versions(error))
-            if not (mutual and may_ask_again):
+        except MCPError as refusal:
+            # After a slow start: the question that we no longer waited for has settled the era.
+            mutual = _mutual(_offered_versions(refusal))
+            if not may_ask_again or not (mutual or answer is None):
                 raise
-            version = mutual
+            version = mutual or version
         else:
             return
+
+
+async def _probe(session: ClientSession, version: str) -> DiscoverResult | MCPError | None:
+    """Ask `server/discover`.  Return None when there is no answer in time, or one that says nothing."""
+    raw: dict[str, Any] | None = None
+    with anyio.move_on_after(PROBE_PATIENCE):
+        try:
+            raw = await session.send_discover(version)
+        except MCPError as refusal:
+            return refusal
+        except CallTimedOut:
+            return None
+    return None if raw is None else _modern(raw)
 
 
 def _modern(raw: dict[str, Any]) -> DiscoverResult | None:
