@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import signal
+import warnings  # noqa: F401 -- os.execvpe imports it: here it is done once, not in every new process
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
