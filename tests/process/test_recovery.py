@@ -24,7 +24,7 @@ from sexton.containment.environment import COOKIE_VARIABLE
 from sexton.containment.identity import ProcessIdentity
 from sexton.containment.ledger import CgroupLeaf, Record, home_of
 from sexton.containment.recovery import recover
-from sexton.containment.remains import Claim, is_member, parse_cookie
+from sexton.containment.remains import Claim, Search, is_member, parse_cookie
 from sexton.containment.tree_state import Boundary, TreeState
 from zoo.engine import FakeEngine
 from zoo.oracles import PYTHON, ZOO, Bystanders, Truth, is_running, start_ticks, unified_mount, wait_until
@@ -407,6 +407,33 @@ async def test_of_ones_own_instance_only_trees_without_any_helper_are_ended(tmp_
     lost.truth.wait_empty(within=2)
     assert len(kept.truth.survivors()) == 2
     assert gone.parent.exists()
+
+
+async def test_the_folder_of_ones_own_instance_stays(tmp_path: Path) -> None:
+    """The last of its records is done; the next tree will need the folder."""
+    path = write(tmp_path, record(gateway=here()))
+    await recover(tmp_path, own_instance="lost")
+    assert not path.exists()
+    assert path.parent.exists()
+
+
+async def test_who_appears_after_a_first_clean_look_is_seen_by_the_second(
+    tmp_path: Path, abandoned: Abandon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look is no snapshot: a process that forks while it is taken may be missed.  Forced: it comes right after it."""
+    late: list[Abandoned] = []
+
+    class Late(Search):
+        def __exit__(self, *details: object) -> None:
+            super().__exit__(*details)
+            if not late:
+                late.append(abandoned("daemonises", env={COOKIE_VARIABLE: COOKIE}))
+                late[0].lose_the_leader()
+
+    monkeypatch.setattr(recovery, "Search", Late)
+    write(tmp_path, record())
+    await recover(tmp_path)
+    late[0].truth.wait_empty(within=2)
 
 
 async def test_a_keeper_that_does_not_finish_is_ended_first(

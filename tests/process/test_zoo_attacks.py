@@ -257,21 +257,18 @@ async def test_a_container_that_cannot_be_removed_is_pending_until_a_sweep_can(t
         async with Containment.open(tmp_path / "state") as containment:
             async with containment.start(engine.spec("run", "-i", "--rm", "stubborn", stop=QUICK)):
                 await wait_for(lambda: len(engine.asked("start")) == 1)
+                [keeper] = [status.keeper_pid for status in containment.trees()]
                 engine.go_away()
+            await wait_for(lambda: not Path(f"/proc/{keeper}").exists())  # it has tried, and given up
             [status] = containment.trees()
             assert status.state is TreeState.EXTERNAL_PENDING
             assert status.pids == ()
             engine.come_back()
 
-            await wait_for(lambda: not status_keeper_runs(status.keeper_pid))
             await containment.sweep()
 
             assert containment.trees() == ()
             assert engine.containers() == []
-
-
-def status_keeper_runs(pid: int | None) -> bool:
-    return pid is not None and Path(f"/proc/{pid}").exists()
 
 
 async def test_containers_are_removed_when_the_gateway_is_killed(tmp_path: Path) -> None:
