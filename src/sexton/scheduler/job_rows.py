@@ -14,7 +14,7 @@ from sexton import database as tables
 from sexton.errors import UsageError
 from sexton.scheduler import timetable
 from sexton.scheduler.job import Job, JobStatus, Origin, Run
-from sexton.scheduler.job_document import read_document, to_document
+from sexton.scheduler.job_document import check_job, read_document, to_document
 from sexton.scheduler.rows import RunEnd, add_runs, job_of, row_of, run_of, stretch_run, unknown_job, write_end
 from sexton.scheduler.run_id import run_id_floor
 from sexton.scheduler.run_states import ACTIVE, ENDED, RunState
@@ -37,9 +37,10 @@ class JobChanges:
 
 
 def put_job(connection: Connection, *, job: Job, now: datetime) -> JobChanges:
+    check_job(job)
     row = connection.execute(select(_job).where(_job.c.name == job.name).with_for_update()).one_or_none()
     if row is None:
-        _insert_job(connection, job, now)
+        connection.execute(insert(_job), _job_row(job, now))
         return JobChanges(added=(job.name,))
     if Origin(row.origin) is not job.origin:
         raise _wrong_origin(job.name, Origin(row.origin))
@@ -62,20 +63,18 @@ def _wrong_origin(name: str, origin: Origin) -> UsageError:
     )
 
 
-def _insert_job(connection: Connection, job: Job, now: datetime) -> None:
+def _job_row(job: Job, now: datetime) -> dict[str, Any]:
     slot = _first_slot(job, now)
-    connection.execute(
-        insert(_job).values(
-            name=job.name,
-            definition=to_document(job),
-            origin=str(job.origin),
-            paused=job.paused,
-            next_slot=slot,
-            next_start=None if job.paused else start_of(job, slot),
-            created_at=now,
-            changed_at=now,
-        )
-    )
+    return {
+        "name": job.name,
+        "definition": to_document(job),
+        "origin": str(job.origin),
+        "paused": job.paused,
+        "next_slot": slot,
+        "next_start": None if job.paused else start_of(job, slot),
+        "created_at": now,
+        "changed_at": now,
+    }
 
 
 def _first_slot(job: Job, now: datetime) -> datetime | None:
@@ -109,20 +108,23 @@ def _change_job(connection: Connection, row: Row[Any], job: Job, now: datetime) 
 
 def replace_config_jobs(connection: Connection, *, jobs: Sequence[Job], now: datetime) -> JobChanges:
     rows = {row.name: row for row in connection.execute(select(_job).with_for_update()).all()}
-    added, changed = [], []
+    added: list[dict[str, Any]] = []
+    changed: list[str] = []
     for job in jobs:
+        check_job(job)
         row = rows.get(job.name)
         if row is None:
-            _insert_job(connection, job, now)
-            added.append(job.name)
+            added.append(_job_row(job, now))
         elif Origin(row.origin) is not Origin.CONFIG:
             raise _wrong_origin(job.name, Origin(row.origin))
         elif _change_job(connection, row, job, now):
             changed.append(job.name)
+    if added:
+        connection.execute(insert(_job), added)
     wanted = {job.name for job in jobs}
     gone = [name for name, row in rows.items() if row.origin == str(Origin.CONFIG) and name not in wanted]
     removal = remove_jobs(connection, names=gone, now=now)
-    return replace(removal, added=tuple(added), changed=tuple(changed))
+    return replace(removal, added=tuple(row["name"] for row in added), changed=tuple(changed))
 
 
 def remove_jobs(connection: Connection, *, names: Sequence[str], now: datetime) -> JobChanges:

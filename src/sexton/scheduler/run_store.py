@@ -19,7 +19,6 @@ from sexton import database as tables
 from sexton.database import Database
 from sexton.scheduler.gateways import Gateway
 from sexton.scheduler.job import Job, JobStatus, Limits, LogLine, Run, RunRecord, UnknownRun
-from sexton.scheduler.job_document import check_job
 from sexton.scheduler.job_rows import (
     JobChanges,
     put_job,
@@ -72,13 +71,10 @@ class RunStore:
 
     async def put_job(self, job: Job, *, now: datetime) -> JobChanges:
         """Add or change one job.  Raises `UsageError` when it cannot be meant or belongs to the other origin."""
-        check_job(job)
         return await self._database.write(partial(put_job, job=job, now=now))
 
     async def replace_config_jobs(self, jobs: Sequence[Job], *, now: datetime) -> JobChanges:
         """Make the config's jobs be these; a job that did not change is not touched."""
-        for job in jobs:
-            check_job(job)
         return await self._database.write(partial(replace_config_jobs, jobs=jobs, now=now))
 
     async def remove_job(self, name: str, *, now: datetime) -> JobChanges:
