@@ -98,6 +98,8 @@ async def test_a_stream_goes_on_where_the_last_one_broke_off(bench: GatewayBench
             live = journal.append("server.retired", subject="time")
         async with http.stream("GET", "events", params={"after": first.id, "kind": "server.ret"}) as answer:
             assert [event["id"] for event in await read_events(answer, 1)] == [live.id]
+        async with http.stream("GET", "events", headers={"last-event-id": "9" * 30}) as answer:
+            assert [event["id"] for event in await read_events(answer, 1)] == [1]
         assert (await http.get("events", params={"after": "yesterday"})).status_code == 400
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,7 @@ class GatewayClient:
             headers={"authorization": f"Bearer {token}"},
             timeout=httpx2.Timeout(ANSWER_SECONDS, connect=_CONNECT_SECONDS),
             trust_env=False,  # a proxy from the environment must not see the token
+            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # trusts nobody: it is plain HTTP, and loading takes 50 ms
         )
 
     def close(self) -> None:

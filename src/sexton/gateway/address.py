@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+
+from sexton.errors import SextonError
 
 ADDRESS_FILE = "gateway.json"
 TOKEN_FILE = "token"  # noqa: S105 a name, not a secret
@@ -85,11 +88,21 @@ def forget_address(data_dir: Path, *, pid: int) -> None:
     """Remove the file, unless another gateway has written its own by now."""
     address = read_address(data_dir)
     if address is not None and address.pid == pid and address.is_alive():
-        (data_dir / ADDRESS_FILE).unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that became read-only; a stale file is no obstacle to anybody
+            (data_dir / ADDRESS_FILE).unlink()
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file in one step; at no moment can another user read it."""
+    """Replace a file in one step; at no moment can another user read it.  Raises `SextonError`."""
+    try:
+        _replace_private(path, text)
+    except OSError as error:
+        raise SextonError(
+            f"{path} cannot be written: {error.strerror or error}.", hint=f"look at the disk: df -h {path.parent}"
+        ) from error
+
+
+def _replace_private(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

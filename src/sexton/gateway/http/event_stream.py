@@ -36,7 +36,7 @@ async def stream_events(gateway: Gateway, request: Request) -> Response:
     def is_wanted(event: Event) -> bool:
         return (not kinds or event.kind.startswith(kinds) or event.kind == GAP) and subject in (None, event.subject)
 
-    return EventStream(gateway, after=_resume_point(request), is_wanted=is_wanted)
+    return EventStream(gateway, after=_resume_point(gateway, request), is_wanted=is_wanted)
 
 
 def event_frame(event: Event) -> bytes:
@@ -45,13 +45,14 @@ def event_frame(event: Event) -> bytes:
     return f"id: {event.id}\nevent: {event.kind}\ndata: {document}\n\n".encode("utf-8", "replace")
 
 
-def _resume_point(request: Request) -> int | None:
+def _resume_point(gateway: Gateway, request: Request) -> int | None:
+    """The id to go on from.  One that this journal has not reached is another journal's: then everything is news."""
     said = request.headers.get("last-event-id") or request.query_params.get("after")
     if not said:
         return None
     if not (said.isascii() and said.isdecimal()):
         raise bad_request(f"The place to go on from must be the id of an event, a whole number, not {said!r}.")
-    return int(said)
+    return 0 if int(said[:20]) > gateway.journal.last_id else int(said)
 
 
 class EventStream(Response):
