@@ -52,8 +52,9 @@ class RemoteEcho:
         finally:
             self.cancelled.append(name)
 
-    async def count(self, steps: int, ctx: Context) -> str:
+    async def count(self, steps: int, ctx: Context, pause: float = 0.0) -> str:
         for step in range(steps):
+            await anyio.sleep(pause)
             await ctx.report_progress(step + 1, steps)
         return f"{steps} steps"
 
@@ -167,6 +168,12 @@ async def test_a_call_has_a_deadline() -> None:
         with pytest.raises(CallTimedOut, match="server 'far' did not answer"):
             await call(a, "hang", name="x")
         await wait_until(lambda: echo.cancelled == ["x"])
+
+
+@pytest.mark.parametrize("kind", ["streamable-http", "sse"])
+async def test_progress_extends_the_time_of_a_call(kind: Kind) -> None:
+    async with remote(kind, call_timeout=0.8) as (_, server), server.connect("a") as a:
+        assert await call(a, "count", steps=6, pause=0.2) == "6 steps"
 
 
 @pytest.mark.parametrize("kind", ["streamable-http", "sse"])

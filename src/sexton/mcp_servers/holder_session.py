@@ -109,7 +109,7 @@ class HolderSession(ClientSession):
                     request, result_type, request_read_timeout_seconds, metadata, progress_callback
                 )
             except MCPError as error:
-                explained = self._explain(error, type(request).__name__)
+                explained = self._explain(error, request.method)
                 if explained is error:
                     raise
                 raise explained from error

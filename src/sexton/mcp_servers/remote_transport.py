@@ -11,7 +11,7 @@ fails the calls of its holder instead of cancelling the holder.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final, final
@@ -23,7 +23,9 @@ from mcp import MCPError
 from mcp.client.session import IncomingMessage
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.dispatcher import CallOptions
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
+from mcp.shared.transport_context import TransportContext
 from mcp_types import (
     CONNECTION_CLOSED,
     INTERNAL_ERROR,
@@ -31,6 +33,7 @@ from mcp_types import (
     ErrorData,
     Implementation,
     JSONRPCError,
+    RequestId,
     ServerCapabilities,
     Tool,
     ToolListChangedNotification,
@@ -39,6 +42,7 @@ from mcp_types import (
 from pydantic import ValidationError
 
 from sexton.errors import SextonError
+from sexton.mcp_servers.call import LONG_RUNNING
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.handshake import shake_hands
 from sexton.mcp_servers.holder_session import HolderSession, running
@@ -259,7 +263,7 @@ class _Link:
     async def _hold(self) -> None:
         async with self._transport() as (read, write):
             session = HolderSession(
-                JSONRPCDispatcher(read, write),
+                _PatientDispatcher(read, write),
                 self._callbacks if self.is_holder else replace(self._callbacks, message_handler=self._hear),
                 call_timeout=self._config.call_timeout,
                 schemas=self._schemas,
@@ -330,6 +334,36 @@ class _Link:
             f"server {self._config.name!r} refused the handshake: {error}.",
             hint="check the url and the kind (streamable-http or sse) of this server",
         )
+
+
+@final
+class _PatientDispatcher(JSONRPCDispatcher[TransportContext]):
+    """The SDK's dispatcher, in which progress starts the timeout of a call again, as on our own connections."""
+
+    async def send_raw_request(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None,
+        opts: CallOptions | None = None,
+        *,
+        _related_request_id: RequestId | None = None,
+    ) -> dict[str, Any]:
+        """Send a request.  Raises MCPError."""
+        untimed: CallOptions = {**opts} if opts else {}
+        timeout = untimed.pop("timeout", None)
+        if timeout is None or method not in LONG_RUNNING:
+            return await super().send_raw_request(method, params, opts, _related_request_id=_related_request_id)
+        tell = untimed.get("on_progress")
+        with anyio.CancelScope(deadline=anyio.current_time() + timeout) as limit:
+
+            async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+                limit.deadline = anyio.current_time() + timeout
+                if tell is not None:
+                    await tell(progress, total, message)
+
+            untimed["on_progress"] = on_progress
+            return await super().send_raw_request(method, params, untimed, _related_request_id=_related_request_id)
+        raise MCPError(REQUEST_TIMEOUT, f"{method} was not answered within {timeout:g} s")
 
 
 @final
