@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 
+from sexton.containment.identity import ProcessIdentity, is_alive, pid_namespace
 from sexton.containment.ledger import CgroupLeaf, Stuck
 
 _GATEWAY_SUBGROUP = "gateway"
 """The folder that systemd's DelegateSubgroup= puts the gateway into, so that its parent may have controllers."""
+_GROUP = "sexton"
+_GROUP_NAME = re.compile(_GROUP + r"-[0-9a-f]+-(?P<namespace>\d+)-(?P<pid>\d+)-(?P<start>\d+)")
 _CONTROLLERS = ("memory", "pids", "cpu")
 
 
@@ -133,6 +137,27 @@ def create_group(path: str) -> None:
         for controller in _CONTROLLERS:
             with suppress(OSError):  # not delegated, or the folder has members: limits are best effort
                 _write(os.path.join(folder, "cgroup.subtree_control"), f"+{controller}")
+
+
+def group_name(instance: str, gateway: ProcessIdentity) -> str:
+    """The name of the folder for one instance's leaves; it says whose it is, in case no ledger is left to tell."""
+    return f"{_GROUP}-{instance}-{pid_namespace()}-{gateway.pid}-{gateway.start_ticks}"
+
+
+def remove_abandoned(folder: str) -> None:
+    """Remove the groups whose gateway is no more and in which nobody is left.
+
+    Nothing is signalled: a group that somebody is in stays, since only the ledger can say whether that is an orphan.
+    """
+    for name in os.listdir(folder):
+        match = _GROUP_NAME.fullmatch(name)
+        if match is None or int(match["namespace"]) != pid_namespace():
+            continue
+        gateway = ProcessIdentity(pid=int(match["pid"]), start_ticks=int(match["start"]))
+        group = Leaf(os.path.join(folder, name))
+        if group.is_empty() and not is_alive(gateway):
+            with suppress(OSError):  # it is another user's
+                group.remove()
 
 
 def _mount() -> tuple[str, str] | None:

@@ -233,8 +233,9 @@ class Containment:
         folder = cgroup_boundary.delegated_folder()
         if folder is None:
             return "no cgroup v2 is mounted"
-        group = Path(folder, f"sexton-{self._instance.id}")
+        group = Path(folder, cgroup_boundary.group_name(self._instance.id, self._instance.gateway))
         try:
+            cgroup_boundary.remove_abandoned(folder)
             cgroup_boundary.create_group(str(group))
         except OSError as error:
             return f"no cgroup can be made in {folder}: {error.strerror}"
