@@ -243,6 +243,23 @@ async def test_a_server_that_goes_away_fails_the_calls_and_cancels_nobody(kind: 
             program.kill()
 
 
+@pytest.mark.parametrize("protocol", ["auto", "legacy"])
+async def test_a_server_that_forgot_our_session_is_told_apart_and_given_up(protocol: str) -> None:
+    door = Door(RemoteEcho().app("streamable-http"))
+    with listening(door) as port, anyio.fail_after(30):
+        config = config_for(port, "streamable-http", protocol=protocol)
+        async with RemoteServer.open(config) as server, server.connect("a") as a:
+            assert await call(a, "echo", text="x") == "x"
+            door.status = 404
+            with pytest.raises(ServerDied, match="ended our session"):
+                await call(a, "echo", text="x")
+            assert not server.ended.is_set()  # that was the session of one holder
+            server._tools.forget()
+            with pytest.raises(ServerDied, match="ended our session"):
+                await server.list_tools()
+            await server.ended.wait()
+
+
 def _is_open(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -59,6 +59,9 @@ _CLOSE_TIMEOUT: Final = 3.0
 _SILENCE_TIMEOUT: Final = 3600.0
 """Seconds of silence on an open stream; a call's own deadline is `call_timeout`."""
 
+_SESSION_IS_GONE: Final = 404
+"""What a server answers that does not know a session any more (MCP 2025-11-25, session management)."""
+
 _NOBODY = Callbacks()
 
 
@@ -224,6 +227,11 @@ class _Link:
     @property
     def tool_calls(self) -> int:
         return self._session.tool_calls if self._session else 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the handshake is done."""
+        return self._session is not None
 
     async def wait_open(self) -> HolderSession:
         """Wait until the handshake is done.  Raises ConnectFailed or ConnectTimedOut."""
@@ -398,6 +406,8 @@ class _HttpClient(httpx2.AsyncClient):
         if await _is_json_rpc_error(response):
             return response
         self._link.trouble = _status_trouble(response.status_code)
+        if response.status_code == _SESSION_IS_GONE and self._link.is_open:
+            self._link.broke(self._link.trouble)
         return self._failed(request, response.status_code)
 
     def _failed(self, request: httpx2.Request, status: int) -> httpx2.Response:
