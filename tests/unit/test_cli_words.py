@@ -155,7 +155,9 @@ def test_times_near_and_far() -> None:
     assert figures.interval(5400) == "1h30m"
     assert figures.interval(1.5) == "1.5s"
     assert figures.first_line("\n  one\ntwo\n\nthree") == "one (+2 lines)"
-    assert figures.first_line('{\n  "a": 1\n}') == '{ "a": 1 }'
+    assert figures.first_line('{\n  "a": 1, "b": "x"\n}') == "a: 1, b: x"
+    assert figures.first_line('{\n  "a": 1,\n') == '{ "a": 1,'
+    assert figures.first_line("[FILE] a\n[FILE] b") == "[FILE] a (+1 line)"
 
 
 # The console of `sexton up`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
@@ -74,13 +75,24 @@ def local_time(time: datetime | None, now: datetime) -> str:
 
 
 def first_line(text: str | None) -> str:
-    """The first line with something on it; the rest is hinted at.  JSON over several lines is one line here."""
+    """The first line with something on it; the rest is hinted at.  A JSON object is told by its keys and values."""
     lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
     if not lines:
         return ""
-    if lines[0] in ("{", "[", "[{"):
-        return " ".join(lines)
+    if lines[0][0] == "{":
+        return _told_object(" ".join(lines))
     return lines[0] if len(lines) == 1 else f"{lines[0]} (+{counted(len(lines) - 1, 'line')})"
+
+
+def _told_object(text: str) -> str:
+    """`key: value, …`; the text itself if it was cut off, or is none."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return ", ".join(
+        f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in document.items()
+    )
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
