@@ -451,6 +451,14 @@ async def test_a_large_output_is_kept_whole_in_the_record_and_short_in_the_list(
         assert record.run.details == {"tokens": 3}
 
 
+async def test_slots_that_are_skipped_behind_a_run_that_hangs_do_not_pile_up(tmp_path: Path) -> None:
+    async with running(tmp_path, work=held(), jobs=(every(1),), limits=Limits(history=30)) as bench:
+        await bench.clock.advance(200)
+        states = await bench.states()
+        assert states[0] == "running"
+        assert 30 <= states.count("skipped") < 60
+
+
 async def test_history_keeps_the_newest_and_pages(tmp_path: Path) -> None:
     async with running(tmp_path, jobs=(every(1),), limits=Limits(history=30)) as bench:
         await bench.clock.advance(100)

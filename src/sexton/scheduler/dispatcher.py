@@ -298,7 +298,6 @@ class Scheduler:
     async def _keep_sweeping(self) -> None:
         while True:
             await self._sweep.wait(None)
-            await self._prune()
             if self._after_tick is not None:
                 await self._call_after_tick(self._after_tick)
 
@@ -311,17 +310,15 @@ class Scheduler:
     async def _prune(self) -> None:
         full = [name for name, count in self._ended_since_prune.items() if count >= PRUNE_AFTER]
         for name in full:
+            await self._store.prune(name, keep=self._limits.history)
             del self._ended_since_prune[name]
-            try:
-                await self._store.prune(name, keep=self._limits.history)
-            except DatabaseError as error:
-                self._note_failure(error)
 
     async def _keep_beating(self) -> None:
         while True:
             await self._clock.sleep(BEAT_EVERY)
             try:
                 await self._beat()
+                await self._prune()
             except DatabaseError as error:
                 self._beats.forget()
                 self._note_failure(error)
@@ -413,11 +410,11 @@ class Scheduler:
 
     def _tell_ended(self, runs: Iterable[Run]) -> None:
         for run in runs:
+            self._ended_since_prune[run.job] = self._ended_since_prune.get(run.job, 0) + 1
             kind = f"run.{run.state}" if run.state in {RunState.SKIPPED, RunState.MISSED} else "run.ended"
             self._journal.append(kind, subject=run.job, **_told(run))
 
     def _tell_settled(self, run: Run, settled: Settled | None) -> None:
-        self._ended_since_prune[run.job] = self._ended_since_prune.get(run.job, 0) + 1
         if settled is None:
             self._journal.append("run.lost", subject=run.job, run=run.id, reason=LOST.reason)
             return
