@@ -60,6 +60,13 @@ def test_without_a_cgroup_the_one_hole_is_named_in_its_words() -> None:
     assert found.fix == "run: sexton service install"
 
 
+def test_where_there_is_no_systemd_no_fix_asks_for_it() -> None:
+    for facts in (PLAIN, DELEGATED):
+        report = judge(replace(facts, is_booted_with_systemd=False), NO_CGROUP, Ledger())
+        assert not any("service install" in (one.fix or "") for one in report.guarantees)
+        assert guarantee(report, ALL_AT_ONCE).fix
+
+
 @pytest.mark.parametrize(
     ("facts", "trials", "backend", "at_once"),
     [

@@ -40,6 +40,7 @@ _DELEGATE = (
     "run: sexton service install (its unit sets Delegate=yes), or start the gateway with: systemd-run --user "
     "--scope -p Delegate=yes sexton up"
 )
+_NO_SYSTEMD = "use a host with systemd, or run the gateway as process 1 of a container of its own"
 
 
 class Level(StrEnum):
@@ -166,7 +167,7 @@ class _Judgement:
             name="A tree ends with its holder, all of it",
             level=Level.SUPERVISED,
             evidence=f"{seen}; proof by the keeper: no child is left to it (ECHILD)",
-            fix=_DELEGATE,
+            fix=self._by_systemd(_DELEGATE),
         )
 
     def _gateway_killed(self) -> Guarantee:
@@ -198,14 +199,14 @@ class _Judgement:
                 name=name,
                 level=Level.SUPERVISED,
                 evidence="each tree's cgroup is in the ledger; the next start or `sexton reap` kills it whole",
-                fix=_INSTALL,
+                fix=self._by_systemd(_INSTALL),
             )
         return Guarantee(
             name=name,
             level=Level.BEST_EFFORT,
             evidence="leaders die at once (PDEATHSIG), known daemons at the next start or `sexton reap`; "
             f"not guaranteed: {THE_HOLE}",
-            fix=_INSTALL,
+            fix=self._by_systemd(_INSTALL),
         )
 
     def _other_users(self) -> Guarantee:
@@ -222,7 +223,7 @@ class _Judgement:
             name=name,
             level=Level.BEST_EFFORT,
             evidence="servers get no_new_privs, so there are none, but for servers configured without it",
-            fix=_DELEGATE,
+            fix=self._by_systemd(_DELEGATE),
         )
 
     def _strangers(self) -> Guarantee:
@@ -247,7 +248,7 @@ class _Judgement:
             name=name,
             level=Level.NOT_IN_FORCE,
             evidence=f"cgroup controllers not delegated to us: {', '.join(missing)}; open_files is enforced (rlimit)",
-            fix=_INSTALL,
+            fix=self._by_systemd(_INSTALL),
         )
 
     def _containers(self) -> Guarantee:
@@ -276,6 +277,10 @@ class _Judgement:
             return Guarantee(name=name, level=Level.SUPERVISED, evidence=f"systemd unit {self.facts.unit.name}")
         fix = _INSTALL if self.facts.is_booted_with_systemd else "run it under a service manager"
         return Guarantee(name=name, level=Level.NOT_IN_FORCE, evidence="it does not run as a service", fix=fix)
+
+    def _by_systemd(self, fix: str) -> str:
+        """That fix where there is a systemd to carry it out."""
+        return fix if self.facts.is_booted_with_systemd else _NO_SYSTEMD
 
 
 def _nothing_holds(trials: Sequence[Trial]) -> Guarantee:
