@@ -29,13 +29,13 @@ from waiting import wait_until
 pytestmark = pytest.mark.anyio
 
 SERVERS = Path(__file__).parent / "stdio_servers"
-STUBBORN = """
-import json, os, signal, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
+DEAF = """
+import json, os, time
 print(json.dumps({"jsonrpc": "2.0", "method": "notifications/message", "params": {"pid": os.getpid()}}), flush=True)
 while True:
     time.sleep(100)
 """
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)" + DEAF
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -214,7 +214,7 @@ async def _pid_from(read: Any) -> int:
 async def test_native_cancellation_at_any_time_even_twice_leaves_nothing() -> None:
     chance = random.Random(7)
     containment = await DEFAULT_CONTAINMENT.get()
-    parameters = sexton.StdioServerParameters(command=sys.executable, args=["-S", "-c", STUBBORN])
+    parameters = sexton.StdioServerParameters(command=sys.executable, args=["-S", "-c", DEAF])
 
     async def use() -> None:
         async with sexton.stdio_client(parameters) as (read, _write):
@@ -240,7 +240,7 @@ async def test_native_cancellation_at_any_time_even_twice_leaves_nothing() -> No
 @pytest.mark.parametrize("end", ["killed", "leaves"])
 async def test_the_server_ends_with_the_program_however_the_program_ends(end: str) -> None:
     host = subprocess.Popen(
-        [sys.executable, str(SERVERS / "killed_host.py"), STUBBORN, *(["leave"] if end == "leaves" else [])],
+        [sys.executable, str(SERVERS / "killed_host.py"), DEAF, *(["leave"] if end == "leaves" else [])],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -255,7 +255,7 @@ async def test_the_server_ends_with_the_program_however_the_program_ends(end: st
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_what_a_program_left_that_was_killed_with_its_helpers_is_finished_by_the_next(own_state: Path) -> None:
-    arguments = [sys.executable, str(SERVERS / "killed_host.py"), STUBBORN]
+    arguments = [sys.executable, str(SERVERS / "killed_host.py"), DEAF]
     host = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert host.stdout is not None
     pid = int(await anyio.to_thread.run_sync(host.stdout.readline))
