@@ -74,6 +74,9 @@ def test_only_what_changed_is_restarted(gateway: GatewayProcess) -> None:
     assert pid_of(gateway, "kept", after=runs_of(gateway, "kept")) == kept
     assert pid_of(gateway, "changed", after=runs_of(gateway, "changed")) != changed
     assert runs_of(gateway, "removed") == removed
+
+    gateway.write("concurrency = 3\n" + AFTER)
+    assert "concurrency" in gateway.wait_event("settings.needs_restart")["data"]["what"]
     gateway.stop()
 
 
@@ -93,11 +96,4 @@ def test_a_broken_file_changes_nothing_and_is_told_with_its_lines(gateway: Gatew
     gateway.write(BEFORE)
     gateway.send(signal.SIGHUP)
     gateway.wait_event("settings.unchanged")
-    gateway.stop()
-
-
-def test_what_needs_a_restart_is_said(gateway: GatewayProcess) -> None:
-    gateway.write("").up()
-    gateway.write("concurrency = 3\n")
-    assert "concurrency" in gateway.wait_event("settings.needs_restart")["data"]["what"]
     gateway.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -17,7 +18,8 @@ STARTER = ROOT / "examples/starter/sexton.toml"
 @pytest.mark.skipif(not (ROOT / ".servers/.installed").exists(), reason="`make up` has not installed its servers yet")
 def test_every_job_of_the_starter_configuration_does_what_it_shows(gateway: GatewayProcess) -> None:
     text = STARTER.read_text().replace("../..", str(ROOT)).replace('path = "."', f'path = "{ROOT}"')
-    gateway.write(text).up()
+    sooner = re.sub(r'every = "\d+s"', 'every = "5s"', text).replace("*/20", "*/5")
+    gateway.write(sooner.replace('idle_timeout = "5s"', 'idle_timeout = "2s"')).up()
     for job in ("clock", "tokyo", "new-york", "commits", "listing", "sum", "hello", "load"):
         gateway.wait_event("run.ended", subject=job, state="ran", within=45)
     for job in ("too-slow", "stubborn"):

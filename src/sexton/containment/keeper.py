@@ -190,6 +190,7 @@ class Keeper:
             self._read_report()
             self._hear_holder()  # what it said before closing stdin is the reason for an exit that followed at once
             self._end(EndReason.LEADER_EXIT, Event.LEADER_EXIT)
+            self._drain.drain()  # its last words are in the pipe by now, and who hears of its end asks for them
             self._tell("ended", reason=self._book.record.reason, **asdict(self._exit))
 
     def _end(self, reason: EndReason, event: Event) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,11 @@ class Findings:
             first, *rest = command.split()
             arguments = ", ".join(f'"{word}"' for word in rest)
             self.problem(at, f'is one program, not a command line; write command = "{first}" and args = [{arguments}]')
-        return str(self.folder / command) if "/" in command else command
+        return self.path_of(command) if "/" in command else command
+
+    def path_of(self, written: str) -> str:
+        """A path from the folder of the file, without `..`: the folder is free of links already."""
+        return os.path.normpath(self.folder / written)
 
     def working_folder(self, at: KeyPath, written: str | None) -> Path:
         """The folder in which a program starts; not said: that of the file."""

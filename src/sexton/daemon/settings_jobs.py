@@ -189,7 +189,7 @@ class _JobReader:
         """The program from the folder of the file, as for a server; references stay, they are put in at each run."""
         program = expand_home(argv[0])
         if "/" in program and not has_reference(program):
-            program = str(self.findings.folder / program)
+            program = self.findings.path_of(program)
         return [program, *(expand_home(word) for word in argv[1:])]
 
 
