@@ -13,10 +13,11 @@ from sexton.containment.identity import ProcessIdentity
 from sexton.containment.ledger import Record
 from sexton.containment.order import Order
 from sexton.containment.subreaper_boundary import Descent
-from sexton.containment.tree_state import TreeState
+from sexton.containment.tree_state import Boundary, TreeState
 
 _CENSUS_FIRST = 0.1
-_CENSUS_EVERY = 2.0
+_CENSUS_EVERY = {Boundary.CGROUP: 10.0, Boundary.SUBREAPER: 2.0}
+"""Seconds.  Recovery ends a leaf whole, and needs the census only for who left it; else the census is all it has."""
 _CENSUS_SHARE = 100
 """A census may take one part in this many of a keeper's time: a large tree is counted less often."""
 
@@ -47,7 +48,7 @@ class RecordBook:
         if census != self.record.census:
             self.enter(census=census)
         now = time.monotonic()
-        self._interval = min(self._interval * 2, _CENSUS_EVERY)
+        self._interval = min(self._interval * 2, _CENSUS_EVERY[self.record.boundary])
         self.census_due = now + max(self._interval, (now - began) * _CENSUS_SHARE)
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ import anyio
 
 from sexton.containment import identity, recovery
 from sexton.containment.instance import Instance
-from sexton.containment.ledger import Record
+from sexton.containment.ledger import Record, Stuck
 from sexton.containment.tree import ProcessTree
 from sexton.containment.tree_state import EndReason, TreeState
 from sexton.containment.warden import Warden
@@ -76,11 +76,27 @@ class Rescue:
         self._warden.bury()
 
     async def _finish(self, tree: ProcessTree) -> None:
-        """Both custodians are dead: do what the ledger says.  No record means that it was proven empty before."""
-        reason = EndReason.KEEPER_DIED if self._warden.pid is not None else EndReason.WARDEN_DIED
+        """Both custodians are dead, since each held the lifeline: do what the ledger says.
+
+        No record means that the tree was proven empty before.  A process closes its descriptors a moment before it has
+        ended, and recovery leaves a tree alone whose custodian lives: so it is asked until it has done its part.
+        """
+        give_up = time.monotonic() + _ENDING_TAKES
+        stuck = await self._recover(tree.id)
+        while not stuck and self._is_unsettled(tree.id):
+            if time.monotonic() >= give_up:
+                stuck = (Stuck(pid=0, why="recovery does not finish it"),)
+            await anyio.sleep(_LOOK_EVERY)
+            stuck = stuck or await self._recover(tree.id)
+        tree.settle(EndReason.WARDEN_DIED, stuck=stuck)
+
+    async def _recover(self, tree: str) -> tuple[Stuck, ...]:
+        """What does not end of that tree."""
         report = await recovery.recover(self._instance.state_dir, own_instance=self._instance.id)
-        left = [one.stuck for one in report.trees if one.tree == tree.id and one.state is TreeState.STUCK]
-        tree.settle(reason, stuck=left[0] if left else ())
+        return next((one.stuck for one in report.trees if one.tree == tree and one.state is TreeState.STUCK), ())
+
+    def _is_unsettled(self, tree: str) -> bool:
+        return any(record.tree == tree for record in self._unsettled())
 
     def _unsettled(self) -> list[Record]:
         settled = {TreeState.STUCK, TreeState.EXTERNAL_PENDING}
