@@ -12,10 +12,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from fake_clock import FakeClock, settle, wait_until
+from fake_clock import FakeClock, wait_until
 from scheduling import Work, every, running
-from sexton.database import Database
-from sexton.scheduler import OnInterrupted, Overlap, RunState
+from sexton.database import Database, DatabaseError, Failure
+from sexton.scheduler import Limits, OnInterrupted, Overlap, RunState, RunStore
 from sexton.scheduler.gateways import LEASE, Beats, Gateway, is_gone, this_gateway
 from small_disk import fill, small_disk
 
@@ -207,18 +207,27 @@ async def test_a_disk_that_fills_stops_no_run_and_forgets_no_end(tmp_path: Path)
             assert len(bench.events("database.recovered")) == 1
 
 
-async def test_a_gateway_without_its_disk_takes_nobody_for_dead(tmp_path: Path) -> None:
+async def test_a_gateway_without_its_disk_takes_nobody_for_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fails between a beat of the one and a beat of the other, and is back before the one's next."""
     clock = FakeClock()
-    with small_disk(tmp_path / "disk", kilobytes=2000) as disk:
-        async with (
-            running(disk, clock=clock, work=Work(hold=True), jobs=(every(100),), node="one") as one,
-            running(disk, clock=clock, work=Work(hold=True), node="two"),
-        ):
-            await clock.advance(100)
-            ballast = fill(disk)
-            await clock.advance(60)
-            ballast.unlink()
+    jobs = (every(100, name="a"), every(100, name="b"))
+    one_each = Limits(overall=1)
+
+    async def no_room(store: RunStore, gateway_id: str) -> bool:
+        raise DatabaseError(Failure.FULL, "The disk is full.", hint="free space there")
+
+    async with running(tmp_path, clock=clock, work=Work(hold=True), jobs=jobs, limits=one_each, node="one") as one:
+        await clock.advance(2)
+        async with running(tmp_path, clock=clock, work=Work(hold=True), limits=one_each, node="two") as two:
+            await clock.advance(104)
+            assert (len(one.work.started), len(two.work.started)) == (1, 1)
+            with monkeypatch.context() as full:
+                full.setattr(RunStore, "beat", no_room)
+                await clock.advance(62.5)
+            assert one.events("database.failing")
             await clock.advance(30)
-            assert await one.states() == ["running"]
-            assert one.work.cancelled == []
-            await settle()
+            assert one.events("database.recovered")
+            assert await one.states() == ["running", "running"]
+            assert one.work.cancelled == two.work.cancelled == []

@@ -120,6 +120,19 @@ async def test_a_clock_that_was_hours_ahead_and_is_corrected_does_not_silence_a_
         assert bench.work.slots == ["00:01:00", "12:01:00"]
 
 
+async def test_a_slot_that_has_its_row_does_not_run_again_after_a_correction(tmp_path: Path) -> None:
+    async with running(tmp_path, jobs=(every(600),)) as bench:
+        await bench.clock.advance(1201)
+        bench.clock.jump(-3.5 * HOUR)
+        await bench.clock.advance(700)
+        assert bench.work.slots == ["12:10:00", "12:20:00", "09:00:00"]
+        bench.clock.jump(3 * HOUR)
+        await bench.clock.advance(1900)
+        slots = bench.work.slots
+        assert len(slots) == len(set(slots))
+        assert slots[-1] == "12:30:00"
+
+
 async def test_jitter_delays_the_start_within_its_bound(tmp_path: Path) -> None:
     job = every(60, jitter=30)
     async with running(tmp_path, jobs=(job,)) as bench:
