@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from system.gateway_process import GatewayProcess, wait_for
+from zoo.oracles import TruthGroup
 
 RUNNING = """
 drain_timeout = "10s"
@@ -59,6 +60,30 @@ def test_a_second_signal_stops_now(gateway: GatewayProcess) -> None:
     assert gateway.wait_exit(within=5) == 0
     gateway.wait_nothing_left()
     assert gateway.events("run.ended", subject="slow", state="interrupted")
+
+
+def test_what_not_even_sigkill_ends_is_named_and_ended_as_soon_as_it_can_be(gateway: GatewayProcess) -> None:
+    gateway.write(
+        """
+[servers.frozen]
+@SERVER@
+keep_warm = true
+stop = { stdin_grace = "100ms", term_grace = "100ms", stuck_after = "300ms" }
+"""
+    ).up()
+    pid = gateway.wait_event("server.started", subject="frozen")["data"]["pid"]
+    if gateway.group is None or not gateway.group.can_freeze:
+        pytest.skip("only a frozen process is sure not to die of SIGKILL")
+    ice = TruthGroup(gateway.group.folder / "ice")
+    ice.procs.write_text(str(pid))
+    with ice.frozen():
+        gateway.send(signal.SIGTERM)
+        assert gateway.wait_exit(within=30) == 0
+        gateway.wait_read()
+        assert "do not end: frozen" in gateway.output()
+        assert str(pid) in ice.procs.read_text().split()
+    gateway.wait_nothing_left(within=5)
+    ice.close()
 
 
 def test_a_signal_during_the_start_stops_it(gateway: GatewayProcess) -> None:

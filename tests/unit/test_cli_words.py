@@ -26,6 +26,15 @@ from sexton.errors import UsageError
 NOW = datetime(2026, 11, 22, 14, 3, 7, tzinfo=UTC)
 
 
+def test_what_is_left_at_the_end_is_not_hidden() -> None:
+    clean, stuck = line_of("gateway.stopped", {"left": []}), line_of("gateway.stopped", {"left": ["browser"]})
+    assert clean is not None
+    assert clean.text == "stopped; nothing is left"
+    assert stuck is not None
+    assert "browser" in stuck.text
+    assert "nothing is left" not in stuck.text
+
+
 def places(folder: Path, *, config: str | None = None, data: str | None = None, **environ: str) -> Places:
     return Places(
         config_option=Path(config) if config else None,

@@ -140,6 +140,16 @@ def _tools_changed(data: Data) -> EventLine:
     return EventLine(mark=Mark.NOTE, text=f"has {counted(len(names), 'tool')}: {shown}")
 
 
+def _gateway_stopped(data: Data) -> EventLine:
+    if not (left := data.get("left")):
+        return EventLine(mark=Mark.NOTE, text="stopped; nothing is left")
+    return EventLine(
+        mark=Mark.WARNING,
+        text=f"stopped, but these do not end: {_names(left)}; their keepers go on trying",
+        hint="see why: sexton ps",
+    )
+
+
 def _draining(data: Data) -> EventLine | None:
     """Nothing of a process that nobody holds: that it is retired is told by itself."""
     if not (holders := _names(data.get("holders"))):
@@ -226,7 +236,7 @@ _TELLERS: Mapping[str, Callable[[Data], EventLine | None]] = {
     "gateway.starting": _gateway_starting,
     "gateway.stopping": _gateway_stopping,
     "gateway.stopping_now": _note("stopping now"),
-    "gateway.stopped": _note("stopped; nothing is left"),
+    "gateway.stopped": _gateway_stopped,
     "settings.reloaded": _settings_reloaded,
     "containment.recovered": _recovered,
     "clock.jumped": _clock_jumped,

@@ -87,8 +87,12 @@ class _Lifecycle:
             self._tell("gateway.starting", pid=os.getpid(), version=sexton.__version__)
             with self._life:
                 await self._live()
-            self._tell("gateway.stopped")
+            self._tell("gateway.stopped", left=self._left())
             tasks.cancel_scope.cancel()
+
+    def _left(self) -> list[JSON]:
+        """The names of the trees that even SIGKILL has not ended; their keepers go on trying."""
+        return [tree.name for tree in self._parts.containment.trees()] if self._parts else []
 
     async def _live(self) -> None:
         parts = running_parts(
