@@ -67,7 +67,7 @@ def test_the_next_start_ends_what_a_crash_of_everything_left(
     with trials(tmp_path, kinds) as made:
         with GatewayProcess(state_dir, boundary) as gateway:
             gateway.start(made)
-            wait_until(lambda: uncounted(state_dir, made) == [], within=20)
+            wait_until(lambda: uncounted(state_dir, made) == [], within=20, every=0.1)
             gateway.kill_with_all_helpers()
         left = survivors(made)
         assert "scrubs" in left, "the crash itself ended everything, so this would prove nothing"
@@ -137,7 +137,7 @@ def test_the_crash_of_one_gateway_is_no_business_of_another(
         living.start(theirs)
         with GatewayProcess(tmp_path / "ours", boundary) as crashed:
             crashed.start(ours)
-            wait_until(lambda: all(is_counted(tmp_path / "ours", trial) for trial in ours), within=20)
+            wait_until(lambda: all(is_counted(tmp_path / "ours", trial) for trial in ours), within=20, every=0.1)
             crashed.kill_with_all_helpers()
         with GatewayProcess(tmp_path / "ours", boundary), GatewayProcess(tmp_path / "theirs", boundary) as third:
             third.tell(sweep=True)
@@ -155,7 +155,7 @@ def test_while_the_gateway_lives_a_sweep_ends_what_lost_all_its_helpers(tmp_path
         GatewayProcess(state_dir, Boundary.SUBREAPER) as gateway,
     ):
         gateway.start(lost)
-        wait_until(lambda: all(is_counted(state_dir, trial) for trial in lost), within=20)
+        wait_until(lambda: all(is_counted(state_dir, trial) for trial in lost), within=20, every=0.1)
         gateway.kill_helpers()
         gateway.wait_helpers_gone(within=5)
         gateway.tell(sweep=True)

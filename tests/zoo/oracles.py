@@ -23,13 +23,13 @@ ZOO = Path(__file__).with_name("zoo.py")
 PYTHON = (sys.executable, "-I", "-S", "-E")
 
 
-def wait_until(condition: Callable[[], bool], *, within: float) -> float:
+def wait_until(condition: Callable[[], bool], *, within: float, every: float = 0.002) -> float:
     """Poll until `condition` holds; return the seconds it took.  Raises TimeoutError after `within` seconds."""
     began = time.monotonic()
     while not condition():
         if time.monotonic() - began > within:
             raise TimeoutError(f"not so after {within} s")
-        time.sleep(0.002)
+        time.sleep(every)
     return time.monotonic() - began
 
 
@@ -164,7 +164,7 @@ class Truth:
             return
         if self.group:
             self.group.close()
-        for pid in self._holders():
+        for pid in self._holders() if self._is_held() else ():
             os.kill(pid, signal.SIGKILL)
         os.close(self._alive)
         self._fifo.unlink()

@@ -108,7 +108,8 @@ def test_bystanders_notice_a_signal_that_they_can_catch(tmp_path: Path) -> None:
     with Bystanders(tmp_path, [(*PYTHON, str(ZOO), "daemonises")]) as bystanders:
         bystanders.assert_untouched()
         os.kill(children_of(bystanders.leader_pids[0])[0], signal.SIGTERM)
-        wait_until((tmp_path / bystanders.log_name).exists, within=5)
+        log = tmp_path / bystanders.log_name
+        wait_until(lambda: log.exists() and log.stat().st_size > 0, within=5)
         with pytest.raises(AssertionError, match="SIGTERM"):
             bystanders.assert_untouched()
 
