@@ -75,7 +75,9 @@ def test_only_what_changed_is_restarted(gateway: GatewayProcess) -> None:
     assert pid_of(gateway, "changed", after=runs_of(gateway, "changed")) != changed
     assert runs_of(gateway, "removed") == removed
 
-    gateway.write("concurrency = 3\n" + AFTER)
+    gateway.write("concurrency = 3\n" + AFTER.replace("kept.pid", "kept.pod"))
+    gateway.wait_event("settings.warning")
+    gateway.wait_line("jobs.kept.call names the tool 'pod'.*did you mean 'pid'")
     assert "concurrency" in gateway.wait_event("settings.needs_restart")["data"]["what"]
     gateway.stop()
 

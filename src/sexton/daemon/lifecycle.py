@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,9 +30,10 @@ from sexton.daemon.data_folder import claimed_data_folder
 from sexton.daemon.quantities import format_duration
 from sexton.daemon.service_notify import ServiceNotifier
 from sexton.daemon.settings import Settings, load_settings
-from sexton.daemon.settings_problems import SettingsError
+from sexton.daemon.settings_problems import Problem, SettingsError
 from sexton.daemon.settings_watch import SettingsWatch
 from sexton.daemon.terminal import ControllingTerminal
+from sexton.daemon.tool_check import unknown_tools
 from sexton.daemon.wiring import Parts, running_parts
 from sexton.errors import SextonError
 from sexton.journal import JSON, Event, Journal
@@ -113,9 +114,18 @@ class _Lifecycle:
     def _be_ready(self, parts: Parts) -> None:
         self._is_ready = True
         self._tell("gateway.ready", url=parts.url, boundary=str(parts.containment.boundary))
-        for warning in self._settings.warnings:
-            self._tell_settings("warning", what=warning.text(self._settings.path.name))
+        self._tell_warnings(parts, self._settings.warnings)
         self._notifier.ready(f"serving at {parts.url}")
+
+    def _tell_warnings(self, parts: Parts, warnings: Iterable[Problem]) -> None:
+        """What works and should still be known; a tool that nobody has seen is told at every reading of the file."""
+
+        def known(server: str) -> list[str] | None:
+            tools = parts.pool.known_tools(server)
+            return None if tools is None else [tool.name for tool in tools]
+
+        for warning in (*warnings, *unknown_tools(self._settings.jobs, known)):
+            self._tell_settings("warning", what=warning.text(self._settings.path.name))
 
     async def _drain(self, parts: Parts) -> None:
         drained = await parts.scheduler.drain(self._settings.drain_timeout)
@@ -207,8 +217,7 @@ class _Lifecycle:
             jobs_changed=list(changes.changed),
             jobs_removed=list(changes.removed),
         )
-        for warning in set(fresh.warnings) - set(before.warnings):
-            self._tell_settings("warning", what=warning.text(fresh.path.name))
+        self._tell_warnings(parts, sorted(set(fresh.warnings) - set(before.warnings)))
         if keys := before.needs_restart(fresh):
             self._tell_settings("needs_restart", what=f"A change of {', '.join(keys)} needs a restart of the gateway.")
 

@@ -132,6 +132,11 @@ class ServerPool:
         filters = (config.tools, allow or ToolFilter())
         return tuple(tool for tool in known if all(each.admits(tool.name) for each in filters))
 
+    def known_tools(self, server: str) -> tuple[Tool, ...] | None:
+        """Return all tools of a server from the catalogue; None if it was never asked.  Starts nothing."""
+        config = self._fleet.configs.get(server)
+        return None if config is None else self._catalogue.tools(config)
+
     async def named_tools(
         self, servers: Iterable[str] | None = None, *, allow: ToolFilter | None = None
     ) -> dict[str, CataloguedTool]:
