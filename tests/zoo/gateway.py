@@ -2,7 +2,8 @@
 
     python -m zoo.gateway STATE_DIR BOUNDARY       one JSON command a line on stdin, one JSON answer a line on stdout
 
-{"start": [SPEC, ...]} answers when all of them are ready; {"strike": TREE}, {"release": TREE}, {"trees": true} at once.
+{"start": [SPEC, ...]} answers when all of them are ready; {"strike": TREE}, {"release": TREE}, {"kill": TREE},
+{"drop": TREE} (lose the handle) and {"trees": true} at once.
 At end of file it leaves its containment, and with that ends all its trees.
 """
 
@@ -35,6 +36,10 @@ class Gateway:
             ask(self._trees[what])
         elif verb == "release":
             self._trees[what].release()
+        elif verb == "kill":
+            self._trees[what].kill()
+        elif verb == "drop":
+            del self._trees[what]
         elif verb == "gone":
             with anyio.fail_after(20):
                 return {"gone": (await self._trees[what].wait_gone()).reason}

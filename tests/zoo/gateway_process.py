@@ -66,8 +66,9 @@ class GatewayProcess:
 
     def kill_with_all_helpers(self) -> None:
         """At once: whoever is killed first, none of the others gets to do anything, since all are stopped before."""
-        self._helpers |= helpers_of(self.pid)
-        _kill_at_once([self.pid, *self._helpers])
+        living = helpers_of(self.pid)
+        self._helpers |= living
+        _kill_at_once([self.pid, *living])
         self._process.wait(5)
 
     def kill_helpers(self) -> None:
@@ -91,6 +92,14 @@ class GatewayProcess:
         assert line, f"the gateway ended with status {self._process.wait(5)}"
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def forget(self) -> None:
+        """It was killed: let go of its pipes, and prove that its helpers are gone."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self.wait_helpers_gone(within=10)
 
     def close(self) -> None:
         """End the gateway in the ordinary way, if it still runs."""
