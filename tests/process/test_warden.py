@@ -140,12 +140,27 @@ async def test_when_keepers_are_killed_together_the_warden_ends_their_trees_and_
 
 
 @pytest.mark.anyio
-async def test_a_stopped_keeper_is_replaced_when_its_tree_is_released(
+async def test_a_stopped_keeper_is_woken_and_its_tree_not_disturbed(containment: Containment, program: Program) -> None:
+    async with containment.start(program(*POLITE)) as tree:
+        await read_line(tree)
+        os.kill(keeper_of(tree), signal.SIGSTOP)
+        wait_until(lambda: state_of(keeper_of(tree)) != "T", within=5)
+        os.write(tree.stdin, b"still here\n")
+        assert await read_line(tree) == b"still here\n"
+    assert (await tree.wait_gone()).reason is EndReason.RELEASED
+
+
+@pytest.mark.anyio
+async def test_a_keeper_that_does_not_answer_is_replaced_when_its_tree_is_released(
     containment: Containment, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The warden is stopped before its keeper, so that it cannot wake it; both are overdue."""
     monkeypatch.setattr(progress, "_ANSWER_WITHIN", 0.2)
+    assert containment.warden_pid
     async with containment.start(program(*STUBBORN)) as tree:
         await read_line(tree)
+        os.kill(containment.warden_pid, signal.SIGSTOP)
+        wait_until(lambda: state_of(containment.warden_pid or 0) == "T", within=5)
         os.kill(keeper_of(tree), signal.SIGSTOP)
     assert (await tree.wait_gone()).reason is EndReason.KEEPER_DIED
 
@@ -181,7 +196,7 @@ async def test_when_keeper_and_warden_are_killed_the_gateway_finishes_the_tree(
     wait_until(lambda: _census_has(containment, 2), within=5)
     warden, keeper = containment.warden_pid, keeper_of(tree)
     assert warden
-    with stopped(keeper):
+    with stopped(warden), stopped(keeper):  # in this order: a warden wakes its keepers
         os.kill(warden, signal.SIGKILL)
         os.kill(keeper, signal.SIGKILL)
     with anyio.fail_after(20):
@@ -209,6 +224,17 @@ def test_when_the_gateway_is_killed_nothing_is_left_after_two_seconds(
         finally:
             if found["worker"]:
                 os.kill(found["worker"], signal.SIGKILL)
+
+
+@pytest.mark.parametrize("frozen", ["warden", "keepers"])
+def test_when_the_gateway_is_killed_a_stopped_helper_does_not_keep_its_trees(
+    tmp_path: Path, boundary: Boundary, none_left: None, frozen: str
+) -> None:
+    with gateway(tmp_path, boundary, trees=[STUBBORN, POLITE]) as (process, found):
+        for pid in [found["warden"]] if frozen == "warden" else found["keepers"]:
+            os.kill(pid, signal.SIGSTOP)
+        process.kill()
+        process.wait(10)
 
 
 def test_when_the_gateway_is_terminated_while_it_waits_nothing_is_left(

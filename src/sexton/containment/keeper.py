@@ -9,6 +9,7 @@ nothing.  Standard library only.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 from dataclasses import asdict, dataclass, replace
@@ -146,6 +147,7 @@ class Keeper:
 
     def _mourn_gateway(self) -> None:
         self._poller.forget(self._custody.gateway_pidfd)
+        identity.send(self._custody.warden_pidfd, signal.SIGCONT)  # nobody else is left to wake a stopped warden
         self._ladder = self._ladder.hurry(now=time.monotonic())
         if self._book.record.reason is EndReason.HOLDER_GONE:  # its descriptors close before its pidfd tells
             self._book.enter(reason=EndReason.GATEWAY_DIED)

@@ -72,7 +72,7 @@ class Warden:
         self._poller.watch(self._custody.gateway_pidfd, self._close)
         while not self._is_over():
             self._poller.wait(self._sweep_in)
-            self._notice_dead_keepers()
+            self._look_after_keepers()
             self._sweep()
         self._leave()
 
@@ -121,11 +121,18 @@ class Warden:
             if kept.order.tree == tree:
                 os.kill(pid, signal.SIGKILL)  # our own child, which we have not reaped
 
-    def _notice_dead_keepers(self) -> None:
-        """One by one, never whichever child: two keepers that die together must both be seen."""
+    def _look_after_keepers(self) -> None:
+        """One by one, never whichever child: two keepers that die together must both be seen.
+
+        A keeper that was stopped, by its server or by a person, goes on at once: with nobody to end it, its tree would
+        outlive the gateway.
+        """
         for pid in list(self._keepers):
-            reaped, status = os.waitpid(pid, os.WNOHANG)
+            reaped, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
             if reaped == 0:
+                continue
+            if os.WIFSTOPPED(status):
+                os.kill(pid, signal.SIGCONT)  # our own child, which we have not reaped
                 continue
             kept = self._keepers.pop(pid)
             if status == 0:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,24 @@ def test_links_between_the_pages_lead_somewhere() -> None:
         if not (page.parent / target).exists()
     ]
     assert broken == []
+
+
+def _examples(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def test_the_example_of_contained_programs_runs_as_it_stands(tmp_path: Path) -> None:
+    assert "all gone: released" in _output_of(_examples("docs/library.md")[1], tmp_path)
+
+
+def test_the_example_of_the_drop_in_runs_as_it_stands(tmp_path: Path, real_servers: Path) -> None:
+    python = str(real_servers / "python" / "bin" / "python")
+    said = _output_of(_examples("docs/library.md")[0].replace("sys.executable", repr(python)), tmp_path)
+    assert "['get_current_time', 'convert_time']" in said
+
+
+def _output_of(program: str, folder: Path) -> str:
+    file = folder / "example.py"
+    file.write_text(program)
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=100, check=True)
+    return done.stdout
