@@ -32,7 +32,7 @@ from sexton.mcp_servers import ServerConfig, ServerPool, StdioServer
 
 CALLS = ("recall", "clock", "history")  # one job of benchmarks.cron_day for each of its servers
 FRESH_SECONDS = 120.0
-TOGETHER = 2  # runs of one client before the next has its turn, so that load falls on all alike
+TOGETHER = 4  # runs of one client before the next has its turn, so that load falls on all alike
 
 
 def fresh(python: Path, client: str, server: dict[str, Any], job: DayJob, often: int) -> list[float]:
