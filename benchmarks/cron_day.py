@@ -294,7 +294,7 @@ def report(days: list[Day], harm: list[str]) -> None:
     say(f"signals to bystanders: {harm or 'none'}")
     samples = [sample for day in days for sample in day.samples]
     write_csv("cron_day", SAMPLE_FIELDS, [[getattr(sample, name) for name in SAMPLE_FIELDS] for sample in samples])
-    panels = {"processes alive": "processes", "memory of the servers, MiB (PSS)": "server_mib"}
+    panels = {"servers alive": "trees", "memory of the servers, MiB (PSS)": "server_mib"}
     write_plot(
         RESULTS / "cron_day.svg",
         {

@@ -190,12 +190,13 @@ async def one_stop(containment: Containment, leaf: Leaf, kind: str) -> tuple[flo
     spec = ProcessSpec(name=kind, argv=(sys.executable, "-I", "-S", "-E", str(ZOO), kind), stop=stop)
     async with containment.start(spec) as tree:
         await wait_ready(tree)
+        helpers = {pid for pid in leaf.pids() if is_sexton_helper(pid)}
         began = time.perf_counter()
         tree.release()
         with anyio.fail_after(GONE_SECONDS):
             await tree.wait_gone()
         seconds = time.perf_counter() - began
-        left = {pid for pid in leaf.pids() - others if not is_sexton_helper(pid)}
+        left = leaf.pids() - others - helpers
     if left:
         say(f"  {kind}: alive when reported empty: {[(pid, command_line(pid)) for pid in left]}")
     return seconds, len(left)
