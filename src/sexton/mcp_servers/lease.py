@@ -223,7 +223,8 @@ class Lease:
         async with self._replacing:
             if self._connected() is not dead:
                 return self._connected()
-            self._fleet.connection_lost(dead.hold, error)
+            if dead.server.end is not None:  # else only this holder's session with it is over
+                self._fleet.connection_lost(dead.hold, error)
             self.let_go()
             return await self.connect()
 

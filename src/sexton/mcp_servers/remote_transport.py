@@ -6,12 +6,25 @@ connections of a shared process is needed.  One more session is ours, for the
 list of tools.  The SDK's transports do the talking.  What we add: a failing
 request is an error of that request, in clear words, and a broken connection
 fails the calls of its holder instead of cancelling the holder.
+
+What a failure says, and of whom:
+
+* no connection could be made: the request was not written, and the server has
+  ended for everybody;
+* the connection broke while the answer was awaited: that call is lost and may
+  have had its effect; our own session then finds out whether the server is
+  still there;
+* a session that the server does not know any more, or whose stream has ended:
+  later requests of its holder were not written.
 """
 
 from __future__ import annotations
 
+import enum
+import itertools
+import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final, final
@@ -23,7 +36,7 @@ from mcp import MCPError
 from mcp.client.session import IncomingMessage
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
-from mcp.shared.dispatcher import CallOptions
+from mcp.shared.dispatcher import CallOptions, OnNotify, OnNotifyIntercept, OnRequest
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp.shared.transport_context import TransportContext
 from mcp_types import (
@@ -42,13 +55,19 @@ from mcp_types import (
 from pydantic import ValidationError
 
 from sexton.errors import SextonError
-from sexton.mcp_servers.call import LONG_RUNNING
+from sexton.mcp_servers.call import LISTEN, LONG_RUNNING
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.handshake import shake_hands
 from sexton.mcp_servers.holder_session import HolderSession, running
 from sexton.mcp_servers.output_schemas import OutputSchemas
 from sexton.mcp_servers.server_config import HttpServer, ServerConfig
-from sexton.mcp_servers.server_errors import CallTimedOut, ConnectFailed, ConnectionEnd, ConnectTimedOut, ServerDied
+from sexton.mcp_servers.server_errors import (
+    CallTimedOut,
+    ConnectFailed,
+    ConnectionEnd,
+    ConnectTimedOut,
+    ServerDied,
+)
 from sexton.mcp_servers.tool_list import ToolList
 
 _log = logging.getLogger(__name__)
@@ -61,6 +80,9 @@ _SILENCE_TIMEOUT: Final = 3600.0
 
 _SESSION_IS_GONE: Final = 404
 """What a server answers that does not know a session any more (MCP 2025-11-25, session management)."""
+
+_NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+"""Errors of which it is sure that not one byte of the request left us."""
 
 _NOBODY = Callbacks()
 
@@ -177,7 +199,9 @@ class RemoteServer:
 
     @asynccontextmanager
     async def _linked(self, holder: str, callbacks: Callbacks, *, is_holder: bool) -> AsyncIterator[HolderSession]:
-        link = _Link(self.config, holder, callbacks, self._schemas, self._tools, is_holder=is_holder)
+        link = _Link(
+            self.config, holder, callbacks, self._schemas, self._tools, on_loss=self._take_loss, is_holder=is_holder
+        )
         self._tasks.start_soon(self._keep, link)
         try:
             session = await link.wait_open()
@@ -194,6 +218,21 @@ class RemoteServer:
         if not link.is_holder:
             self._finish(link.trouble or "closed the connection")
 
+    def _take_loss(self, link: _Link, *, reachable: bool) -> None:
+        """A session lost a request; its caller has the error in hand."""
+        if not (reachable and link.is_holder):
+            self._finish(link.trouble or "closed the connection")
+        elif self.end is None:
+            self._tasks.start_soon(self._look_whether_it_is_there)
+
+    async def _look_whether_it_is_there(self) -> None:
+        """Ask something on our own session: what becomes of it tells."""
+        assert self._control is not None
+        try:
+            await self._control.list_tools()
+        except (SextonError, MCPError, ValidationError) as error:
+            _log.debug("server %r, after a call was lost: %s", self.config.name, error)
+
 
 @final
 class _Link:
@@ -207,12 +246,15 @@ class _Link:
         schemas: OutputSchemas,
         tools: ToolList,
         *,
+        on_loss: Callable[..., None],
         is_holder: bool,
     ) -> None:
         self.holder = holder
         self.is_holder = is_holder
         self.trouble: str | None = None
         """What went wrong last, as the end of a sentence about the server."""
+        self._on_loss = on_loss
+        self._losses: dict[RequestId, _Loss] = {}
         self._config = config
         self._callbacks = callbacks
         self._schemas = schemas
@@ -262,7 +304,7 @@ class _Link:
                 await self._hold()
         except Exception as error:  # noqa: BLE001 - the outermost edge of this task
             _log.debug("session of %s with server %r ended", self.holder, self._config.name, exc_info=error)
-            self.trouble = self.trouble or _transport_trouble(_first(error))
+            self.trouble = self.trouble or _trouble(_first(error))
             self._failure = self._connect_failure(_first(error))
         finally:
             self._opened.set()
@@ -271,7 +313,7 @@ class _Link:
     async def _hold(self) -> None:
         async with self._transport() as (read, write):
             session = HolderSession(
-                _PatientDispatcher(read, write),
+                _LinkDispatcher(read, write, self),
                 self._callbacks if self.is_holder else replace(self._callbacks, message_handler=self._hear),
                 call_timeout=self._config.call_timeout,
                 schemas=self._schemas,
@@ -320,6 +362,37 @@ class _Link:
         self.trouble = trouble
         self._scope.cancel()
 
+    def stream_ended(self) -> None:
+        """Nothing can be heard of the server any more: the session is over."""
+        self._closing.set()
+
+    def lost(self, request: httpx2.Request, trouble: str, loss: _Loss) -> None:
+        """A request failed below MCP.  Before the handshake is done that is evidence for it, like any answer."""
+        self.trouble = trouble
+        if self._session is not None and (request_id := _request_id(request)) is not None:
+            self._losses[request_id] = loss
+
+    def begin_request(self, request_id: RequestId) -> None:
+        """Raises NotWritten when the session is over."""
+        self._losses.pop(request_id, None)
+        if self._closing.is_set():
+            raise self._end("has ended our session").failure(written=False)
+
+    def failure_of(self, request_id: RequestId, error: MCPError) -> ServerDied | None:
+        """Return what `error` means, if it is not the server's own answer."""
+        loss = self._losses.pop(request_id, None)
+        if self._session is None or (loss is None and not _says_that_it_closed(error)):
+            return None
+        self._on_loss(self, reachable=loss is not _Loss.UNREACHABLE)
+        if loss is None or loss is _Loss.BROKEN:
+            what = self.trouble or "closed the connection"
+            return ServerDied(ConnectionEnd(server=self._config.name, what=f"was lost during a call: it {what}"))
+        return self._end("closed the connection").failure(written=False)
+
+    def _end(self, otherwise: str) -> ConnectionEnd:
+        what = self.trouble or otherwise
+        return ConnectionEnd(server=self._config.name, what=what, hint=_hint_for(what))
+
     async def _hear(self, message: IncomingMessage) -> None:
         if isinstance(message, ToolListChangedNotification):
             self._tools.forget()
@@ -330,9 +403,6 @@ class _Link:
                 f"server {self._config.name!r} did not answer {request} within the time for it; we told it to stop.",
                 hint="raise call_timeout of this server if the call may take longer",
             )
-        if error.code == CONNECTION_CLOSED and self._session is not None:
-            what = self.trouble or "closed the connection"
-            return ServerDied(ConnectionEnd(server=self._config.name, what=f"was lost during a call: it {what}"))
         return error
 
     def _connect_failure(self, error: BaseException) -> SextonError:
@@ -344,9 +414,43 @@ class _Link:
         )
 
 
+class _Loss(enum.Enum):
+    """How a request failed below MCP."""
+
+    UNREACHABLE = enum.auto()
+    """There was no connection to send it on."""
+    REFUSED = enum.auto()
+    """The server threw it away unread, with the session that it came in."""
+    BROKEN = enum.auto()
+    """It may have arrived; its answer cannot."""
+
+
 @final
-class _PatientDispatcher(JSONRPCDispatcher[TransportContext]):
-    """The SDK's dispatcher, in which progress starts the timeout of a call again, as on our own connections."""
+class _LinkDispatcher(JSONRPCDispatcher[TransportContext]):
+    """The SDK's dispatcher, which fails and times out as our own connections do.
+
+    Progress starts the timeout of a call again, and a lost connection is
+    ServerDied or NotWritten.
+    """
+
+    def __init__(self, read: Any, write: Any, link: _Link) -> None:
+        super().__init__(read, write)
+        self._link = link
+        self._ids = itertools.count(1)
+
+    async def run(
+        self,
+        on_request: OnRequest,
+        on_notify: OnNotify,
+        on_notify_intercept: OnNotifyIntercept | None = None,
+        *,
+        task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Receive until the stream ends."""
+        try:
+            await super().run(on_request, on_notify, on_notify_intercept, task_status=task_status)
+        finally:
+            self._link.stream_ended()
 
     async def send_raw_request(
         self,
@@ -356,8 +460,29 @@ class _PatientDispatcher(JSONRPCDispatcher[TransportContext]):
         *,
         _related_request_id: RequestId | None = None,
     ) -> dict[str, Any]:
-        """Send a request.  Raises MCPError."""
-        untimed: CallOptions = {**opts} if opts else {}
+        """Send a request.
+
+        Raises:
+            MCPError: the server answered with an error, or in no time.
+            ServerDied: the connection was lost (NotWritten: before the server read the request).
+        """
+        if method == LISTEN:  # the SDK's driver of a subscription knows no error but MCPError
+            return await self._send_patiently(method, params, opts or {}, _related_request_id)
+        request_id = next(self._ids)
+        self._link.begin_request(request_id)
+        try:
+            return await self._send_patiently(
+                method, params, {**(opts or {}), "request_id": request_id}, _related_request_id
+            )
+        except MCPError as error:
+            if (failure := self._link.failure_of(request_id, error)) is not None:
+                raise failure from error
+            raise
+
+    async def _send_patiently(
+        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions, _related_request_id: RequestId | None
+    ) -> dict[str, Any]:
+        untimed: CallOptions = {**opts}
         timeout = untimed.pop("timeout", None)
         if timeout is None or method not in LONG_RUNNING:
             return await super().send_raw_request(method, params, opts, _related_request_id=_related_request_id)
@@ -393,9 +518,10 @@ class _HttpClient(httpx2.AsyncClient):
         try:
             response = await super().send(request, **options)
         except httpx2.TransportError as error:
-            self._link.trouble = _transport_trouble(error)
+            self._link.trouble = trouble = _transport_trouble(error)
             if request.method != "POST":
                 raise
+            self._link.lost(request, trouble, _Loss.UNREACHABLE if isinstance(error, _NOT_SENT) else _Loss.BROKEN)
             return self._failed(request, 502)
         if response.status_code < 400 or request.method == "DELETE":
             return response
@@ -405,9 +531,10 @@ class _HttpClient(httpx2.AsyncClient):
             return response
         if await _is_json_rpc_error(response):
             return response
-        self._link.trouble = _status_trouble(response.status_code)
+        self._link.trouble = trouble = _status_trouble(response.status_code)
         if response.status_code == _SESSION_IS_GONE and self._link.is_open:
-            self._link.broke(self._link.trouble)
+            self._link.lost(request, trouble, _Loss.REFUSED)
+            self._link.broke(trouble)
         return self._failed(request, response.status_code)
 
     def _failed(self, request: httpx2.Request, status: int) -> httpx2.Response:
@@ -417,6 +544,19 @@ class _HttpClient(httpx2.AsyncClient):
         error = ErrorData(code=INTERNAL_ERROR, message=f"the server {trouble}")
         body = JSONRPCError(jsonrpc="2.0", id=None, error=error).model_dump(by_alias=True, mode="json")
         return httpx2.Response(status, json=body, request=request)
+
+
+def _request_id(request: httpx2.Request) -> RequestId | None:
+    """Return the id of the JSON-RPC request that `request` carries; None for a notification."""
+    message = json.loads(request.content)
+    return message.get("id") if "method" in message else None
+
+
+def _says_that_it_closed(error: MCPError) -> bool:
+    """Tell the SDK's word for a lost connection from an answer: servers use the same code for errors of their own."""
+    return error.code == CONNECTION_CLOSED and (
+        error.error.message == "Connection closed" or error.error.message.startswith("SSE stream ")
+    )
 
 
 async def _is_json_rpc_error(response: httpx2.Response) -> bool:
@@ -434,18 +574,20 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-def _transport_trouble(error: BaseException) -> str | None:
+def _trouble(error: BaseException) -> str | None:
     if isinstance(error, httpx2.HTTPStatusError):
         return _status_trouble(error.response.status_code)
+    return _transport_trouble(error) if isinstance(error, httpx2.TransportError) else None
+
+
+def _transport_trouble(error: httpx2.TransportError) -> str:
     if isinstance(error, httpx2.ConnectTimeout):
         return "cannot be reached: no connection in time"
     if isinstance(error, httpx2.TimeoutException):
         return "did not answer an HTTP request in time"
     if isinstance(error, httpx2.ConnectError):
         return _connect_trouble(str(error))
-    if isinstance(error, httpx2.TransportError):
-        return f"broke the connection ({str(error) or type(error).__name__})"
-    return None
+    return f"broke the connection ({str(error) or type(error).__name__})"
 
 
 def _connect_trouble(text: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+import anyio
 from mcp.server.mcpserver import Context, MCPServer
 from mcp_types import ElicitRequest, ElicitRequestFormParams, ElicitResult, InputRequiredResult
 from pydantic import BaseModel
@@ -30,6 +31,14 @@ async def count(steps: int, ctx: Context) -> str:
     for step in range(steps):
         await ctx.report_progress(step + 1, steps)
     return f"{steps} steps"
+
+
+@server.tool()
+async def hang(ctx: Context) -> str:
+    """Say that it has begun, and never answer."""
+    await ctx.report_progress(1, None)
+    await anyio.sleep_forever()
+    return ""
 
 
 @server.tool()
