@@ -2,7 +2,7 @@
 
 Start: how long the caller is blocked and when the first byte arrives, next to a bare `subprocess.Popen`,
 `asyncio.create_subprocess_exec` and `anyio.open_process` (what the MCP SDK uses), in turn.
-Keep: private memory (USS) of warden and keepers with --trees running trees.
+Keep: private memory (USS) and processor time of warden and keepers with --trees running, idle trees.
 End: from giving up the lifeline to the report that the tree is proven empty, for kinds of the zoo (tests/zoo), with all
 graces at 0 but for those that exit by themselves. The benchmark runs in a leaf of its own and counts, each time, who is
 alive when the report comes: nobody may be.
@@ -27,7 +27,7 @@ import anyio
 from benchmarks.machine import describe_machine
 from benchmarks.peers import ROOT
 from benchmarks.report import markdown_table, quantile, say, spread, times
-from benchmarks.truth import Leaf, command_line, is_sexton_helper, private_bytes
+from benchmarks.truth import Leaf, command_line, cpu_seconds, is_sexton_helper, private_bytes
 from sexton.containment import Boundary, Containment, ProcessSpec, ProcessTree, StopTimes
 
 ECHO = ("/bin/sh", "-c", "echo ready; exec cat")
@@ -52,6 +52,7 @@ KINDS = (
 )
 READY_SECONDS = 10.0
 GONE_SECONDS = 30.0
+IDLE_SECONDS = 5.0
 
 Start = Callable[[], Awaitable[tuple[float, float]]]
 
@@ -154,11 +155,23 @@ async def report_memory(containments: dict[str, Containment], leaf: Leaf, count:
             for tree in trees:
                 await stack.enter_async_context(tree)
                 await tree.wait_started()
-            busy = helper_bytes(leaf)
+            busy, used = helper_bytes(leaf), helper_cpu(leaf)
+            await anyio.sleep(IDLE_SECONDS)
+            used = helper_cpu(leaf) - used
         rows.append(
-            (f"sexton, {name}", f"{idle / len(containments) / 2**20:.1f}", f"{(busy - idle) / count / 2**20:.2f}")
+            (
+                f"sexton, {name}",
+                f"{idle / len(containments) / 2**20:.1f}",
+                f"{(busy - idle) / count / 2**20:.2f}",
+                f"{used:.2f}",
+            )
         )
-    say(markdown_table(("keep", "warden, MiB private", "each tree, MiB private"), rows) + "\n")
+    say(markdown_table(("keep", "warden, MiB private", "each tree, MiB private", "cpu of all in 5 s, s"), rows) + "\n")
+
+
+def helper_cpu(leaf: Leaf) -> float:
+    """Seconds of processor time that all wardens and keepers have used."""
+    return sum(cpu_seconds(pid) for pid in leaf.pids() if is_sexton_helper(pid))
 
 
 def helper_bytes(leaf: Leaf) -> int:

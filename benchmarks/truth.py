@@ -159,6 +159,12 @@ def private_bytes(pid: int) -> int:
     return sum(size for key, size in _memory(pid).items() if key.startswith("Private_"))
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time that `pid` has used, to 0.01 s (proc_pid_stat(5), fields 14 and 15). 0 if it is gone."""
+    fields = _read(pid, "stat").rpartition(b")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+
+
 def proportional_bytes(pid: int) -> int:
     """Memory of `pid`, shared pages divided by their users (PSS): what adds up over many processes. 0 if it is gone."""
     return _memory(pid).get("Pss", 0)
