@@ -472,6 +472,17 @@ async def test_slots_that_are_skipped_behind_a_run_that_hangs_do_not_pile_up(tmp
         assert 30 <= states.count("skipped") < 60
 
 
+async def test_slots_that_are_skipped_do_not_push_the_runs_out_of_the_history(tmp_path: Path) -> None:
+    async with running(tmp_path, work=held(), jobs=(every(1),), limits=Limits(history=30)) as bench:
+        for number in range(25):
+            await bench.clock.advance(1)
+            await bench.work.let_end(number)
+        await bench.clock.advance(200)
+        states = await bench.states()
+        assert states.count("ran") == 25
+        assert 30 <= states.count("skipped") < 60
+
+
 async def test_history_keeps_the_newest_and_pages(tmp_path: Path) -> None:
     async with running(tmp_path, jobs=(every(1),), limits=Limits(history=30)) as bench:
         await bench.clock.advance(100)

@@ -209,7 +209,8 @@ class RunFailed(SextonError):
 class Limits:
     """How many runs may be running at once on this gateway: in all, and per name in `Job.resources`.
 
-    A resource without a limit here is not limited.  `history` is how many ended runs are kept per job.
+    A resource without a limit here is not limited.  `history` is how many ended runs are kept per job,
+    and how many rows of slots that did not run.
     """
 
     overall: int = 16

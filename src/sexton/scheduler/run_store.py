@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 
-from sqlalchemy import Connection, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, update
 
 from sexton import database as tables
 from sexton.database import Database
@@ -128,7 +128,10 @@ class RunStore:
         return await self._database.read(partial(_run_record, run_id=run_id))
 
     async def prune(self, job: str, *, keep: int) -> int:
-        """Delete the oldest ended runs of a job but for `keep`; how many that were."""
+        """Delete the oldest rows of a job but for `keep` that ran and `keep` that never started; how many that were.
+
+        Counted apart, so that slots skipped behind a long run do not push the runs out of the history.
+        """
         return await self._database.write(partial(_prune, job=job, keep=keep))
 
 
@@ -214,8 +217,13 @@ def _run_record(connection: Connection, *, run_id: str) -> RunRecord:
 
 def _prune(connection: Connection, *, job: str, keep: int) -> int:
     ended = and_(_run.c.job == job, _run.c.state.in_(_ENDED))
-    newest_to_go = select(_run.c.id).where(ended).order_by(_run.c.id.desc()).offset(keep).limit(1)
+    ran, never_started = _run.c.started_at.is_not(None), _run.c.started_at.is_(None)
+    return sum(_prune_rows(connection, and_(ended, kind), keep) for kind in (ran, never_started))
+
+
+def _prune_rows(connection: Connection, rows: ColumnElement[bool], keep: int) -> int:
+    newest_to_go = select(_run.c.id).where(rows).order_by(_run.c.id.desc()).offset(keep).limit(1)
     run_id = connection.execute(newest_to_go).scalar()
     if run_id is None:
         return 0
-    return connection.execute(delete(_run).where(ended, _run.c.id <= run_id)).rowcount
+    return connection.execute(delete(_run).where(rows, _run.c.id <= run_id)).rowcount
