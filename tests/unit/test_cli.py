@@ -210,11 +210,12 @@ def test_the_life_of_a_job(sexton: Sexton, gateway: Served) -> None:
     sexton("jobs", "add", "hand", "--call", "time.now", "--paused")
     assert sexton("jobs", "run", "clock", "--wait").out == "did clock\n"
     assert sexton("jobs").out == (
-        "JOB    WHEN                        DOES        NEXT        LAST RUN\n"
-        "clock  every 30s                   time.now    in 20s      ran 10s ago\n"
-        "hand   by hand                     time.now    paused      -\n"
-        "hi     0 7 * * * Europe/Amsterdam  echo 'a b'  in 17h 59m  -\n"
+        "JOB    WHEN                        DOES        NEXT                   LAST RUN\n"
+        "clock  every 30s                   time.now    in 20s                 ran 10s ago\n"
+        "hand   by hand                     time.now    paused since 12:00:00  -\n"
+        "hi     0 7 * * * Europe/Amsterdam  echo 'a b'  in 17h 59m             -\n"
     )
+    assert "paused since 12:00:00" in sexton("jobs", "show", "hand").out
     assert sexton("jobs", "next", "hi", "-n", "2").out == (
         "Europe/Amsterdam             LOCAL             FROM NOW\n"
         "Mon 2026-11-02 07:00:00 CET  Mon 06:00:00 UTC  in 17h 59m\n"

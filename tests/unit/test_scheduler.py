@@ -202,7 +202,11 @@ async def test_a_pause_is_one_row_and_nothing_runs_in_it(tmp_path: Path) -> None
         await bench.scheduler.pause("tick")
         await bench.clock.advance(100)
         assert len(bench.work.slots) == 2
+        (status,) = await bench.scheduler.jobs()
+        assert status.paused_at == datetime(2026, 11, 1, 12, 0, 2, tzinfo=UTC)
         await bench.scheduler.resume("tick")
+        (status,) = await bench.scheduler.jobs()
+        assert status.paused_at is None
         await bench.clock.advance(1)
         assert bench.work.slots == ["12:00:01", "12:00:02", "12:01:43"]
         skipped = [run for run in await bench.rows() if run.state is RunState.SKIPPED]

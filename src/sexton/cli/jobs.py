@@ -56,10 +56,15 @@ def list_jobs(
 
 def _job_row(job: JobDocument, now: datetime) -> tuple[str | Text, ...]:
     last = job["last_run"]
-    coming = styled_state("paused") if job["paused"] else Text(from_now(parse_time(job["next_run"]), now) or "-")
+    coming = _paused(job, now) if job["paused"] else Text(from_now(parse_time(job["next_run"]), now) or "-")
     if job["active_runs"]:
         coming = styled_state(job["active_runs"][0]["state"])
     return job["name"], when(job), does(job["action"]), coming, _last_run(last, now)
+
+
+def _paused(job: JobDocument, now: datetime) -> Text:
+    since = local_time(parse_time(job["paused_since"]), now)
+    return Text.assemble(styled_state("paused"), f" since {since}" if since else "")
 
 
 def _last_run(last: RunDocument | None, now: datetime) -> Text:
@@ -120,7 +125,7 @@ def show(
         ("runs", when(job)),
         ("does", does(job["action"])),
         *_action_facts(job["action"]),
-        ("next", "paused" if job["paused"] else _next_text(job, now)),
+        ("next", _paused(job, now) if job["paused"] else _next_text(job, now)),
         ("last", _last_run(job["last_run"], now)),
         ("policies", _policies(job)),
         ("from", "the configuration" if job["origin"] == "config" else "sexton jobs add"),

@@ -56,6 +56,7 @@ job = Table(
     Column("definition", JSON, nullable=False),
     Column("origin", String(16), nullable=False),
     Column("paused", Boolean, nullable=False),
+    Column("paused_at", Instant),
     # The next slot that has no row yet, and when it starts (jitter included).  A paused job keeps its slot and has no
     # start, so that a tick never meets it.
     Column("next_slot", Instant),

@@ -100,6 +100,7 @@ class JobDocument(TypedDict):
     resources: Sequence[str]
     on_interrupted: str
     paused: bool
+    paused_since: str | None
     origin: str
     deliver: Sequence[str]
     next_run: str | None

@@ -173,10 +173,12 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus:
-    """A job as it stands: when it starts next (jitter included), its waiting and running runs, its last ended run."""
+    """A job as it stands: when it starts next (jitter included) or since when it is paused, its waiting and running
+    runs, its last ended run."""
 
     job: Job
     next_at: datetime | None
+    paused_at: datetime | None
     active: tuple[Run, ...]
     last: Run | None
 

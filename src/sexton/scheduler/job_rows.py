@@ -70,6 +70,7 @@ def _job_row(job: Job, now: datetime) -> dict[str, Any]:
         "definition": to_document(job),
         "origin": str(job.origin),
         "paused": job.paused,
+        "paused_at": now if job.paused else None,
         "next_slot": slot,
         "next_start": None if job.paused else start_of(job, slot),
         "created_at": now,
@@ -98,6 +99,7 @@ def _change_job(connection: Connection, row: Row[Any], job: Job, now: datetime) 
         .values(
             definition=to_document(job),
             paused=paused,
+            paused_at=(row.paused_at or now) if paused else None,
             next_slot=slot,
             next_start=None if paused else start_of(job, slot),
             changed_at=now,
@@ -158,7 +160,13 @@ def set_paused(connection: Connection, *, name: str, paused: bool, now: datetime
     if skipped and job.schedule is not None:
         slot = timetable.next_slot(job.schedule, job.timezone, after=now)
     start = None if paused else start_of(job, slot)
-    values = {"paused": paused, "next_slot": slot, "next_start": start, "changed_at": now}
+    values = {
+        "paused": paused,
+        "paused_at": now if paused else None,
+        "next_slot": slot,
+        "next_start": start,
+        "changed_at": now,
+    }
     connection.execute(update(_job).where(_job.c.name == name).values(**values))
     return tuple(skipped)
 
@@ -192,7 +200,13 @@ def statuses(connection: Connection) -> tuple[JobStatus, ...]:
     )
     last = {row.job: run_of(row) for row in connection.execute(select(_run).join(_job, _run.c.id == newest)).all()}
     return tuple(
-        JobStatus(job=job_of(row), next_at=row.next_start, active=tuple(active[row.name]), last=last.get(row.name))
+        JobStatus(
+            job=job_of(row),
+            next_at=row.next_start,
+            paused_at=row.paused_at,
+            active=tuple(active[row.name]),
+            last=last.get(row.name),
+        )
         for row in rows
     )
 

@@ -191,6 +191,7 @@ def _refuse_configured(gateway: Gateway, job: Job) -> None:
 
 def job_document(status: JobStatus) -> JobDocument:
     document = to_document(status.job) | {
+        "paused_since": status.paused_at.isoformat() if status.paused_at else None,
         "next_run": status.next_at.isoformat() if status.next_at else None,
         "active_runs": [run_document(run) for run in status.active],
         "last_run": run_document(status.last) if status.last else None,
