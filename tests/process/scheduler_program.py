@@ -26,6 +26,8 @@ async def main(path: Path, effects: Path) -> None:
         slot = run.slot.isoformat() if run.slot else "by-hand"
         os.write(fd, f"{run.job} {slot} {run.attempt} {os.getpid()}\n".encode())
         if run.job.startswith("long"):
+            context.output_so_far = lambda: "half done"
+            context.log("it goes on for ever")
             await anyio.sleep_forever()
         return Outcome()
 

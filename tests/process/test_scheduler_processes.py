@@ -11,6 +11,7 @@ from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
+import anyio
 import pytest
 
 from fake_clock import wait_until
@@ -101,11 +102,17 @@ async def test_what_a_killed_gateway_was_running_is_settled_at_the_next_start(
             await onlooker.run_now(name)
         first = gateways.start()
         await wait_until(lambda: len(gateways.lines()) == 2, seconds=30)
+        with anyio.fail_after(30):
+            while any(run.output is None for run in await onlooker.runs()):  # noqa: ASYNC110 - another process writes it
+                await anyio.sleep(0.05)
         first.kill()
         first.wait()
         assert {run.state for run in await onlooker.runs()} == {RunState.RUNNING}
         gateways.start()
         await wait_until(lambda: len(gateways.lines()) == 3, seconds=10)
         assert gateways.lines()[2][:3] == ["long-again", "by-hand", "2"]
-        assert [str(run.state) for run in await onlooker.runs("long")] == ["interrupted"]
+        (cut_off,) = await onlooker.runs("long")
+        record = await onlooker.run_record(cut_off.id)
+        assert (str(cut_off.state), cut_off.output) == ("interrupted", "half done")
+        assert (record.output, [line.text for line in record.log]) == ("half done", ["it goes on for ever"])
         assert [str(run.state) for run in await onlooker.runs("long-again")] == ["running", "interrupted"]

@@ -146,7 +146,7 @@ async def test_a_newer_schema(tmp_path: Path) -> None:
         )
     error = await refused(path)
     assert error.failure is Failure.NEWER_SCHEMA
-    assert "schema 9999; this one knows up to 0001" in error.what
+    assert "schema 9999; this one knows up to 0" in error.what
 
 
 async def test_no_folder_and_a_folder_in_its_place(tmp_path: Path) -> None:

@@ -26,9 +26,11 @@ from sexton.scheduler import (
     RunContext,
     RunFailed,
     RunState,
+    RunStore,
     UnknownJob,
     UnknownRun,
 )
+from sexton.scheduler.rows import Draft
 
 pytestmark = pytest.mark.anyio
 HOUR = 3600.0
@@ -414,6 +416,41 @@ async def test_progress_holds_off_the_idle_timeout_and_no_longer(tmp_path: Path)
         record = await bench.scheduler.run_record(run.id)
         assert [line.text for line in record.log] == ["step 0", "step 1", "step 2"]
         assert [event.data["text"] for event in bench.events("run.progress")] == ["step 0", "step 1", "step 2"]
+
+
+async def test_what_a_run_says_is_kept_while_it_goes_on_and_when_it_is_ended(tmp_path: Path) -> None:
+    said = "one\n"
+
+    async def talk(context: RunContext) -> Outcome:
+        context.output_so_far = lambda: said
+        context.log("up")
+        await anyio.sleep_forever()
+        return Outcome()
+
+    async with running(tmp_path, perform=talk, jobs=(every(10, timeout=60),)) as bench:
+        await bench.clock.advance(12)
+        (run,) = await bench.rows()
+        record = await bench.scheduler.run_record(run.id)
+        assert (str(run.state), run.output, [line.text for line in record.log]) == ("running", "one\n", ["up"])
+        said = "two\n" * 1_000
+        await bench.clock.advance(58)
+        record = await bench.scheduler.run_record(run.id)
+        assert (str(record.run.state), record.run.reason, record.output) == ("failed", "timeout", said)
+        assert [line.text for line in record.log] == ["up"]
+
+
+async def test_a_draft_that_comes_after_the_end_changes_nothing(tmp_path: Path) -> None:
+    async def talk(context: RunContext) -> Outcome:
+        context.log("up")
+        return Outcome(output="done")
+
+    async with running(tmp_path, perform=talk, jobs=(every(10),)) as bench:
+        await bench.clock.advance(10)
+        (run,) = await bench.rows()
+        late = Draft(run=run.id, fence=1, size=1, output="half done", log=())
+        await RunStore(bench.database).keep_drafts([late])
+        record = await bench.scheduler.run_record(run.id)
+        assert (record.output, record.run.output, [line.text for line in record.log]) == ("done", "done", ["up"])
 
 
 async def test_cancel_ends_the_work_of_a_running_run(tmp_path: Path) -> None:

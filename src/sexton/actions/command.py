@@ -70,26 +70,17 @@ async def _watch(tree: ProcessTree, stderr: int, ctx: RunContext) -> Outcome:
     await tree.wait_started()
     output = _Stream(tree.stdout, ctx)
     errors = _Stream(stderr, ctx, on_line=ctx.log)
-    try:
-        async with anyio.create_task_group() as readers:
-            readers.start_soon(output.read)
-            readers.start_soon(errors.read)
-            end, stuck = await _wait_end(tree)
-            readers.cancel_scope.cancel()
-    except anyio.get_cancelled_exc_class():
-        _log_output_so_far(output.kept, ctx)
-        raise
+    ctx.output_so_far = lambda: output.kept.text
+    async with anyio.create_task_group() as readers:
+        readers.start_soon(output.read)
+        readers.start_soon(errors.read)
+        end, stuck = await _wait_end(tree)
+        readers.cancel_scope.cancel()
     output.read_rest()
     errors.read_rest()
     if stuck is not None:
         raise stuck
     return _outcome(tree, end, output.kept, errors.kept)
-
-
-def _log_output_so_far(output: Captured, ctx: RunContext) -> None:
-    """A run that is ended has no outcome; its log is where one looks for how far it came."""
-    if output.total:
-        ctx.log(f"It was ended. Its output until then ({output.total} bytes) ends: {output.last_words(MOST_LINE // 2)}")
 
 
 async def _wait_end(tree: ProcessTree) -> tuple[TreeEnd, TreeStuck | None]:

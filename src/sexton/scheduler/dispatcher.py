@@ -32,6 +32,8 @@ LONGEST_SLEEP = 5.0
 JUMP = timedelta(seconds=2)
 PROGRESS_EVERY = 1.0
 PRUNE_AFTER = 20
+# How much of what a run says a crash can lose.
+DRAFTS_EVERY = 2.0
 RETRY_WRITES_EVERY = 2.0
 GIVE_UP_WRITES_AFTER = 5.0
 
@@ -107,6 +109,7 @@ class Scheduler:
                 tasks.start_soon(self._keep_beating)
                 tasks.start_soon(self._watch_clock)
                 tasks.start_soon(self._keep_sweeping)
+                tasks.start_soon(self._keep_drafting)
                 task_status.started()
                 await self._keep_ticking(tasks)
         finally:
@@ -312,6 +315,21 @@ class Scheduler:
         for name in full:
             await self._store.prune(name, keep=self._limits.history)
             del self._ended_since_prune[name]
+
+    async def _keep_drafting(self) -> None:
+        while True:
+            await self._clock.sleep(DRAFTS_EVERY)
+            drafts = [(task, draft) for task in self._tasks.values() if (draft := task.draft()) is not None]
+            if not drafts:
+                continue
+            try:
+                await self._store.keep_drafts([draft for _, draft in drafts])
+            except DatabaseError as error:
+                self._note_failure(error)
+                continue
+            self._note_recovery()
+            for task, draft in drafts:
+                task.drafted(draft)
 
     async def _keep_beating(self) -> None:
         while True:

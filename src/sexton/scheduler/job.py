@@ -228,6 +228,8 @@ class RunContext:
     ) -> None:
         self.run = run
         self.job = job
+        self.output_so_far: Callable[[], str] = str
+        """What the action has to show if its run is cut short now; an action that collects output puts its own here."""
         self._progress = progress
         self._log = log
 

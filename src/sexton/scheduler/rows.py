@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, select, update
 
 from sexton import database as tables
 from sexton.journal import JSON
@@ -40,6 +40,20 @@ class RunEnd:
     error: str | None = None
     details: Mapping[str, JSON] = field(default_factory=lambda: NOTHING)
     log: tuple[LogLine, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What a run under `fence` has said so far, for the case that nobody is left to write its end.
+
+    `size` tells one draft of a run from the next.
+    """
+
+    run: str
+    fence: int
+    size: int
+    output: str | None
+    log: tuple[LogLine, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +151,7 @@ def _again(job: Job, run: Run, now: datetime) -> tuple[Run, datetime, int] | Non
 
 def write_end(connection: Connection, row: Row[Any], end: RunEnd) -> Run:
     check_change(RunState(row.state), end.state)
-    excerpt = None if end.output is None else end.output[:EXCERPT]
+    excerpt = row.excerpt if end.output is None else end.output[:EXCERPT]
     values: dict[str, Any] = {
         "state": str(end.state),
         "ended_at": end.at,
@@ -148,9 +162,8 @@ def write_end(connection: Connection, row: Row[Any], end: RunEnd) -> Run:
         "fence": row.fence + 1,
     }
     connection.execute(update(_run).where(_run.c.id == row.id).values(**values))
-    if end.log or (end.output or "") != (excerpt or ""):
-        log = [[line.at.isoformat(), line.text] for line in end.log]
-        connection.execute(insert(_output).values(run=row.id, output=end.output, log=log))
+    if end.log or end.output is not None:  # Else its draft, if there is one, is all that is known of it.
+        _write_output(connection, row.id, end.output, end.log)
     return replace(
         run_of(row),
         state=end.state,
@@ -160,6 +173,22 @@ def write_end(connection: Connection, row: Row[Any], end: RunEnd) -> Run:
         error=end.error,
         details=values["details"],
     )
+
+
+def write_draft(connection: Connection, draft: Draft) -> None:
+    """Keep what a run has said so far, unless it has ended or was taken over since."""
+    held = and_(_run.c.id == draft.run, _run.c.state == str(RunState.RUNNING), _run.c.fence == draft.fence)
+    excerpt = draft.output[:EXCERPT] if draft.output else None
+    if connection.execute(update(_run).where(held).values(excerpt=excerpt)).rowcount == 1:
+        _write_output(connection, draft.run, draft.output, draft.log)
+
+
+def _write_output(connection: Connection, run_id: str, output: str | None, log: Sequence[LogLine]) -> None:
+    """In place of an earlier draft.  A short output without a log stands whole in the excerpt."""
+    connection.execute(delete(_output).where(_output.c.run == run_id))
+    if log or len(output or "") > EXCERPT:
+        lines = [[line.at.isoformat(), line.text] for line in log]
+        connection.execute(insert(_output).values(run=run_id, output=output, log=lines))
 
 
 def stretch_run(job: Job, stretch: timetable.Stretch, state: RunState, reason: str, now: datetime) -> Run:

@@ -28,7 +28,7 @@ from sexton.scheduler.job_rows import (
     set_paused,
     statuses,
 )
-from sexton.scheduler.rows import RunEnd, Settled, end_run, job_named, run_of, write_end
+from sexton.scheduler.rows import Draft, RunEnd, Settled, end_run, job_named, run_of, write_draft, write_end
 from sexton.scheduler.run_states import ENDED, RunState
 from sexton.scheduler.tick import Claim, Outlook, Tick, add_manual_run, look_out, run_tick
 
@@ -111,6 +111,10 @@ class RunStore:
         """Write the end of a run that we hold.  None: we do not hold it any more."""
         return await self._database.write(partial(_finish, claim=claim, end=end))
 
+    async def keep_drafts(self, drafts: Sequence[Draft]) -> None:
+        """Write what running runs have said so far, all in one transaction."""
+        await self._database.write(partial(_keep_drafts, drafts=drafts))
+
     async def add_manual_run(self, name: str, *, now: datetime) -> tuple[Run, Mapping[str, str], tuple[Run, ...]]:
         """A waiting run by hand, with what it replaces: running runs to cancel, waiting ones that were cancelled."""
         return await self._database.write(partial(add_manual_run, name=name, now=now))
@@ -175,6 +179,11 @@ def _finish(connection: Connection, *, claim: Claim, end: RunEnd) -> Settled | N
     )
     row = connection.execute(held.with_for_update()).one_or_none()
     return None if row is None else end_run(connection, row, end)
+
+
+def _keep_drafts(connection: Connection, *, drafts: Sequence[Draft]) -> None:
+    for draft in drafts:
+        write_draft(connection, draft)
 
 
 def _request_cancel(connection: Connection, *, run_id: str, reason: str, now: datetime) -> Run:

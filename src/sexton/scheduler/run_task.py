@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -13,7 +13,7 @@ import anyio
 
 from sexton.clock import Clock
 from sexton.scheduler.job import LogLine, Outcome, Perform, RunContext, RunFailed
-from sexton.scheduler.rows import RunEnd
+from sexton.scheduler.rows import Draft, RunEnd
 from sexton.scheduler.run_states import RunState
 from sexton.scheduler.tick import Claim
 
@@ -23,6 +23,8 @@ ENDS_WITHIN = 30.0
 LOG_LINES = 1_000
 LOG_LINE_CHARACTERS = 4_000
 MOST_OUTPUT = 1_048_576
+# Of what a running run has said, as it is written while it goes on: the output and the log, in characters each.
+MOST_IN_DRAFT = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,9 @@ class RunTask:
         self._scope = anyio.CancelScope()
         self._told = anyio.Event()
         self._log: deque[LogLine] = deque(maxlen=LOG_LINES)
+        self._context = RunContext(claim.run, claim.job, progress=self._progress, log=self._keep_line)
+        self._size = 0
+        self._drafted = 0
         self._started = self._alive_at = clock.monotonic()
 
     def end(self, ending: Ending) -> None:
@@ -89,13 +94,22 @@ class RunTask:
         """The end of a run whose task was cancelled from above."""
         return self._ended_by(self.ending or SHUTDOWN)
 
+    def draft(self) -> Draft | None:
+        """What the run has said, if that is more than was last `drafted`."""
+        if self._size == self._drafted:
+            return None
+        output = self._output_so_far(MOST_IN_DRAFT)
+        log = tuple(newest(self._log, MOST_IN_DRAFT))
+        return Draft(run=self.claim.run.id, fence=self.claim.fence, size=self._size, output=output, log=log)
+
+    def drafted(self, draft: Draft) -> None:
+        self._drafted = draft.size
+
     async def _work(self, perform: Perform) -> RunEnd:
-        run, job = self.claim.run, self.claim.job
-        context = RunContext(run, job, progress=self._progress, log=self._keep_line)
         outcome: Outcome | None = None
         with self._scope:
             try:
-                outcome = await perform(context)
+                outcome = await perform(self._context)
             # The outermost edge of a run: whatever an action raises is its failure, kept with its traceback.
             except Exception as error:  # noqa: BLE001
                 return self._failed(error)
@@ -114,9 +128,9 @@ class RunTask:
         if self.ending is not None:
             return self._ended_by(self.ending)
         cause = leaf(error)
-        output, details = None, {}
+        output, details = self._output_so_far(), {}
         if isinstance(cause, RunFailed):
-            output, details = cause.output, dict(cause.details)
+            output, details = output if cause.output is None else bounded(cause.output), dict(cause.details)
         else:
             LOG.error("run %s of job '%s' raised", self.claim.run.id, self.claim.run.job, exc_info=error)
             self._keep_line("".join(traceback.format_exception(error)))
@@ -124,7 +138,7 @@ class RunTask:
             state=RunState.FAILED,
             at=self._clock.now(),
             reason="failed",
-            output=None if output is None else bounded(output),
+            output=output,
             error=bounded(str(cause) or type(cause).__name__),
             details=details,
             log=tuple(self._log),
@@ -135,17 +149,23 @@ class RunTask:
             state=ending.state,
             at=self._clock.now(),
             reason=ending.reason,
+            output=self._output_so_far(),
             error=ending.error,
             log=tuple(self._log),
         )
 
+    def _output_so_far(self, most: int = MOST_OUTPUT) -> str | None:
+        return bounded(self._context.output_so_far(), most) or None
+
     def _progress(self, text: str | None) -> None:
+        self._size += 1
         self._alive_at = self._clock.monotonic()
         if text:
             self._keep_line(text)
             self._on_progress(text)
 
     def _keep_line(self, text: str) -> None:
+        self._size += 1
         self._log.append(LogLine(at=self._clock.now(), text=clean(text)[:LOG_LINE_CHARACTERS]))
 
     async def _watch(self) -> None:
@@ -191,10 +211,21 @@ def clean(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
-def bounded(text: str) -> str:
-    """At most `MOST_OUTPUT` characters: the beginning and the end."""
+def newest(log: Sequence[LogLine], most: int) -> list[LogLine]:
+    """The last lines of at most `most` characters together, in order."""
+    kept: deque[LogLine] = deque()
+    for line in reversed(log):
+        most -= len(line.text)
+        if most < 0:
+            break
+        kept.appendleft(line)
+    return list(kept)
+
+
+def bounded(text: str, most: int = MOST_OUTPUT) -> str:
+    """At most `most` characters: the beginning and the end."""
     text = clean(text)
-    if len(text) <= MOST_OUTPUT:
+    if len(text) <= most:
         return text
-    half = MOST_OUTPUT // 2
+    half = most // 2
     return f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}"
