@@ -7,7 +7,7 @@ STARTER := examples/starter
 SERVERS := .servers
 SERVERS_STAMP := $(SERVERS)/.installed
 
-.PHONY: up test check bench format pins changelog clean
+.PHONY: up test soak check bench format pins changelog clean
 
 up: $(STAMP) $(SERVERS_STAMP)  ## run the gateway on the starter configuration
 	@exec $(BIN)/sexton up --config $(STARTER)/sexton.toml --data .sexton
@@ -15,6 +15,10 @@ up: $(STAMP) $(SERVERS_STAMP)  ## run the gateway on the starter configuration
 test: $(STAMP)  ## everything that must hold: format, lint, types, layers, then all tests
 	@$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+HOURS ?= 1
+soak: $(STAMP)  ## faults every second for HOURS=1 (or SECONDS=60), with a line of progress and a table at the end
+	SEXTON_SOAK_SECONDS=$(or $(SECONDS),$(shell awk 'BEGIN { print $(HOURS) * 3600 }')) $(BIN)/python -m pytest -s tests/soak/test_soak.py $(PYTEST_ARGS)
 
 check: $(STAMP)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -184,6 +184,27 @@ async def test_what_cannot_be_killed_is_stuck_until_it_can(
     assert bystanders
 
 
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+async def test_when_its_keeper_is_dead_too_it_is_stuck_until_it_can_be_killed(
+    boundary: Boundary, tmp_path: Path
+) -> None:
+    """Z47 under the warden.  Mutant seen to fail here: a warden that takes its kill pass for the proof."""
+    stop = StopTimes(stuck_after=0.3)
+    with trials(tmp_path, ["scrubs"]) as [frozen]:
+        if frozen.truth.group is None or not frozen.truth.group.can_freeze:
+            pytest.skip("no freezer here")
+        async with Containment.open(tmp_path / "state", boundary=boundary) as containment:
+            tree = containment.start(frozen.spec(stop))
+            await wait_ready(tree)
+            with frozen.truth.group.frozen():
+                [keeper] = [status.keeper_pid for status in containment.trees()]
+                os.kill(keeper or 0, signal.SIGKILL)
+                with anyio.fail_after(10), pytest.raises(TreeStuck):
+                    await tree.wait_gone()
+            await wait_thawed_gone(tree)
+            assert frozen.truth.is_empty()
+
+
 async def wait_thawed_gone(tree: ProcessTree) -> None:
     """Its keeper tries again four times a second; until then it is stuck, whenever we ask."""
     with anyio.fail_after(10):

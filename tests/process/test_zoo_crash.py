@@ -125,6 +125,17 @@ def test_with_a_leaf_there_is_no_such_hole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_a_leader_goes_with_its_keeper_when_nobody_is_left_to_end_it(boundary: Boundary, tmp_path: Path) -> None:
+    """Before any next start.  Mutant seen to fail here: a leader without PR_SET_PDEATHSIG."""
+    with trials(tmp_path, ["headless", "ignores_eof"]) as made:
+        with GatewayProcess(tmp_path / "state", boundary) as gateway:
+            gateway.start(made)
+            gateway.kill_with_all_helpers()
+        for trial in made:
+            trial.truth.wait_empty(within=10)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_the_crash_of_one_gateway_is_no_business_of_another(
     boundary: Boundary, tmp_path: Path, bystanders: Bystanders
 ) -> None:

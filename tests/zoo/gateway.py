@@ -3,7 +3,8 @@
     python -m zoo.gateway STATE_DIR BOUNDARY       one JSON command a line on stdin, one JSON answer a line on stdout
 
 {"start": [SPEC, ...]} answers when all of them are ready; {"strike": TREE}, {"release": TREE}, {"kill": TREE},
-{"drop": TREE} (lose the handle) and {"trees": true} at once.
+{"drop": TREE} (lose the handle) and {"trees": true} at once; {"storm": [SPEC, [SECONDS, ...]]} when all those trees are
+cancelled and gone; {"fork_worker": true} with the pid of a copy of this process.
 At end of file it leaves its containment, and with that ends all its trees.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,10 @@ class Gateway:
                 return {"gone": (await self._trees[what].wait_gone()).reason}
         elif verb == "sweep":
             await self._containment.sweep()
+        elif verb == "storm":
+            return {"cancelled": await self._storm(*what)}
+        elif verb == "fork_worker":
+            return {"worker": _fork_worker()}
         return {"trees": {tree.id: [tree.state, tree.keeper_pid] for tree in self._containment.trees()}}
 
     async def _start(self, specs: list[dict[str, Any]]) -> dict[str, str]:
@@ -54,6 +60,29 @@ class Gateway:
                 tasks.start_soon(wait_ready, tree)
         self._trees |= {tree.id: tree for tree in trees}
         return {tree.spec.name: tree.id for tree in trees}
+
+    async def _storm(self, raw: dict[str, Any], delays: list[float]) -> int:
+        """One tree for each delay, cancelled after so many seconds: while it starts, runs, or is ready."""
+
+        async def one(delay: float) -> None:
+            with anyio.move_on_after(delay):
+                async with self._containment.start(_spec(raw)) as tree:
+                    await wait_ready(tree)
+                    await anyio.sleep_forever()
+
+        async with anyio.create_task_group() as tasks:
+            for delay in delays:
+                tasks.start_soon(one, delay)
+        return len(delays)
+
+
+def _fork_worker() -> int:
+    """As multiprocessing does it: a copy of this process that keeps every descriptor open."""
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            signal.pause()
+    return pid
 
 
 def _spec(raw: dict[str, Any]) -> ProcessSpec:

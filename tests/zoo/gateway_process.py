@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -23,12 +23,19 @@ _ROOT = Path(__file__).parents[2]
 class GatewayProcess:
     """Leaving it closes it, and proves that its helpers are gone."""
 
-    def __init__(self, state_dir: Path, boundary: Boundary) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        boundary: Boundary,
+        *,
+        program: str = "zoo.gateway",
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.state_dir = state_dir
         path = os.pathsep.join(str(_ROOT / part) for part in ("src", "tests"))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "zoo.gateway", str(state_dir), boundary],
-            env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
+            [sys.executable, "-m", program, str(state_dir), boundary],
+            env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", **(env or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -39,18 +46,23 @@ class GatewayProcess:
 
     def start(self, trials: Iterable[Trial], *, stop: StopTimes = QUICK) -> dict[str, str]:
         """The ids of the trees, by kind, when all are ready."""
-        specs = [{"name": one.kind, "argv": one.argv, "owner": one.owner, "stop": asdict(stop)} for one in trials]
-        started: dict[str, str] = self.tell(start=specs)["started"]
+        started: dict[str, str] = self.tell(start=[_as_json(one, stop) for one in trials])["started"]
         self._helpers |= helpers_of(self.pid)
         self._started |= started
         return started
 
     def tell(self, **command: Any) -> dict[str, Any]:
         """Give one command; its answer."""
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps(command).encode() + b"\n")
-        self._process.stdin.flush()
+        self._say(command)
         return self._hear()
+
+    def begin_storm(self, trial: Trial, delays: Iterable[float]) -> None:
+        """One tree of that trial for each delay, cancelled so many seconds after it was asked for."""
+        self._say({"storm": [_as_json(trial, QUICK), [*delays]]})
+
+    def wait_storm_over(self) -> None:
+        self._hear()
+        self._helpers |= helpers_of(self.pid)
 
     @property
     def warden(self) -> int:
@@ -60,8 +72,9 @@ class GatewayProcess:
     def keepers(self) -> list[int]:
         return [keeper for _, keeper in self.tell(trees=True)["trees"].values()]
 
-    def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """End it by a signal that it does not handle."""
+        os.kill(self.pid, number)
         self._process.wait(5)
 
     def kill_with_all_helpers(self) -> None:
@@ -83,6 +96,11 @@ class GatewayProcess:
     def wait_helpers_gone(self, *, within: float) -> float:
         """Seconds until neither warden nor keeper ran any more."""
         return wait_none_of(self._helpers, within=within)
+
+    def _say(self, command: Mapping[str, Any]) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(command).encode() + b"\n")
+        self._process.stdin.flush()
 
     def _hear(self) -> dict[str, Any]:
         assert self._process.stdout
@@ -113,6 +131,10 @@ class GatewayProcess:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _as_json(trial: Trial, stop: StopTimes) -> dict[str, Any]:
+    return {"name": trial.kind, "argv": trial.argv, "owner": trial.owner, "stop": asdict(stop)}
 
 
 def _kill_at_once(pids: list[int]) -> None:

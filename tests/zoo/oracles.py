@@ -131,6 +131,7 @@ class Truth:
         hierarchy = truth_hierarchy()
         self.group = TruthGroup(hierarchy / f"zoo-{os.getpid()}-{time.monotonic_ns()}") if hierarchy else None
         joined = ("--truth", str(self.group.procs)) if self.group else ()
+        self.name = self.group.folder.name if self.group else str(self._fifo)
         self.arguments: tuple[str, ...] = (*joined, "--alive", str(self._fifo))
 
     def survivors(self) -> list[int]:
@@ -272,12 +273,20 @@ class Bystanders:
     """Processes that look exactly like adversaries, with the same user and command line, and are none of ours."""
 
     def __init__(
-        self, folder: Path, command_lines: Iterable[Iterable[str]], *, extra_env: dict[str, str] | None = None
+        self,
+        folder: Path,
+        command_lines: Iterable[Iterable[str]],
+        *,
+        extra_env: dict[str, str] | None = None,
+        lead_groups: bool = False,
     ) -> None:
+        """With `lead_groups` the pid of each is the number of a session and a process group too."""
         self._log = folder / f"bystanders-{time.monotonic_ns()}.log"
         env = {"PATH": os.environ["PATH"], "ZOO_BYSTANDER_LOG": str(self._log), **(extra_env or {})}
         self._leaders = [
-            subprocess.Popen([*line], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+            subprocess.Popen(
+                [*line], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=lead_groups
+            )
             for line in command_lines
         ]
         self._all: Identities = {}
