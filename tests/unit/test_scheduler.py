@@ -68,8 +68,9 @@ async def test_a_slow_run_does_not_shift_the_slots_after_it(tmp_path: Path) -> N
         assert all(run.started_at == run.slot for run in await bench.rows())
 
 
-async def test_a_clock_set_back_fires_nothing_twice_and_nothing_early(tmp_path: Path) -> None:
-    async with running(tmp_path, jobs=(every(60),)) as bench:
+async def test_a_clock_set_back_fires_no_time_on_the_wall_twice(tmp_path: Path) -> None:
+    job = Job(name="tick", schedule=Cron(expression="* * * * *"))
+    async with running(tmp_path, jobs=(job,)) as bench:
         await bench.clock.advance(121)
         bench.clock.jump(-600)
         await bench.clock.advance(600)
@@ -77,6 +78,76 @@ async def test_a_clock_set_back_fires_nothing_twice_and_nothing_early(tmp_path: 
         await bench.clock.advance(60)
         assert bench.work.slots == ["12:01:00", "12:02:00", "12:03:00"]
         assert [round(event.data["seconds"]) for event in bench.events("clock.jumped")] == [-600]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("seconds", "step", "back"), [(121, 60, 600), (1807, 600, 7_777.7), (45, 1, 5), (45, 30, 4)])
+async def test_intervals_go_on_when_the_clock_is_set_back(
+    tmp_path: Path, seconds: float, step: float, back: float
+) -> None:
+    """Never early by a clock that does not jump, never silent for two intervals, and no slot has two runs."""
+    clock = FakeClock()
+    starts: list[float] = []
+
+    async def note(context: RunContext) -> Outcome:
+        starts.append(clock.monotonic())
+        assert context.run.slot is not None
+        assert context.run.slot <= clock.now()
+        return Outcome()
+
+    async with running(tmp_path, clock=clock, perform=note, jobs=(every(step),)) as bench:
+        for _ in range(3):
+            await clock.advance(seconds)
+            clock.jump(-back)
+            await clock.advance(step * 2.5 + 1)
+        gaps = [later - earlier for earlier, later in pairwise(starts)]
+        assert min(gaps) >= step - 1.001  # A second is how long it may take to be noticed, and a start so be late.
+        assert max(gaps) < 2 * step + 1.001
+        slots = [run.slot for run in await bench.rows()]
+        assert len(slots) == len(set(slots)) == len(starts)
+
+
+async def test_two_gateways_that_see_the_same_jump_bring_an_interval_back_once(tmp_path: Path) -> None:
+    async with running(tmp_path, jobs=(every(60),)) as bench:
+        await bench.clock.advance(121)
+        bench.clock.jump(-600)
+        store = RunStore(bench.database)
+        first = await store.realign(now=bench.clock.now(), jump=timedelta(seconds=-600))
+        second = await store.realign(now=bench.clock.now(), jump=timedelta(seconds=-600))
+        assert (first, second) == (("tick",), ())
+
+
+async def test_intervals_go_on_when_the_clock_was_set_back_while_no_gateway_ran(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with running(tmp_path, clock=clock, jobs=(every(60),)) as bench:
+        await clock.advance(121)
+    clock.jump(-HOUR)
+    async with running(tmp_path, clock=clock) as bench:
+        await clock.advance(180)
+        assert bench.work.slots == ["11:04:00", "11:05:00"]
+
+
+async def test_slots_of_a_pause_are_counted_when_the_clock_was_set_back_in_it(tmp_path: Path) -> None:
+    async with running(tmp_path, jobs=(every(60),)) as bench:
+        await bench.scheduler.pause("tick")
+        await bench.clock.advance(601)
+        bench.clock.jump(-HOUR)
+        await bench.clock.advance(600)
+        await bench.scheduler.resume("tick")
+        await bench.clock.advance(60)
+        rows = await bench.rows()
+        assert [(str(run.state), run.count) for run in rows] == [("skipped", 20), ("ran", 1)]
+
+
+async def test_a_retry_does_not_wait_for_a_clock_that_was_set_back(tmp_path: Path) -> None:
+    async def fail(context: RunContext) -> Outcome:
+        raise RunFailed("no")
+
+    async with running(tmp_path, perform=fail, jobs=(every(86_400, retries=1, retry_backoff=60),)) as bench:
+        await bench.scheduler.run_now("tick")
+        await settle()
+        bench.clock.jump(-HOUR)
+        await bench.clock.advance(302)
+        assert await bench.states() == ["failed", "failed"]
 
 
 async def test_a_clock_set_forward_or_a_sleep_runs_the_latest_slot_and_records_the_others(tmp_path: Path) -> None:
@@ -100,9 +171,9 @@ async def test_forward_and_back_again_runs_no_slot_twice(tmp_path: Path) -> None
         await bench.clock.advance(10)
         bench.clock.jump(-600)
         await bench.clock.advance(700)
-        slots = bench.work.slots
-        assert len(slots) == len(set(slots)) == 12
-        assert slots == sorted(slots)
+        slots = [run.slot for run in bench.work.started]
+        assert len(slots) == len(set(slots)) == 1 + 10 + 11
+        assert bench.work.slots[11:] == [f"12:{minute:02}:00" for minute in range(2, 13)]
 
 
 async def test_what_waits_for_its_turn_does_not_wait_for_a_clock_that_was_set_back(tmp_path: Path) -> None:
@@ -130,9 +201,9 @@ async def test_a_slot_that_has_its_row_does_not_run_again_after_a_correction(tmp
         assert bench.work.slots == ["12:10:00", "12:20:00", "09:00:00"]
         bench.clock.jump(3 * HOUR)
         await bench.clock.advance(1900)
-        slots = bench.work.slots
+        slots = [run.slot for run in bench.work.started]
         assert len(slots) == len(set(slots))
-        assert slots[-1] == "12:30:00"
+        assert bench.work.slots[-1] == "12:30:00"
 
 
 async def test_jitter_delays_the_start_within_its_bound(tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ job = Table(
     # start, so that a tick never meets it.
     Column("next_slot", Instant),
     Column("next_start", Instant, index=True),
+    # How often the clock was set back under an interval: times that come again are slots of the next lap.
+    Column("lap", Integer, nullable=False, server_default="0"),
     Column("created_at", Instant, nullable=False),
     Column("changed_at", Instant, nullable=False),
 )

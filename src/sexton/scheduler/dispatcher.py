@@ -378,7 +378,7 @@ class Scheduler:
             if abs(jump) > JUMP:
                 self._journal.append("clock.jumped", subject=self._gateway.name, seconds=jump.total_seconds())
                 with suppress(DatabaseError):  # The next tick meets and tells the same failure.
-                    self._tell_moved(await self._store.realign(now=wall_now))
+                    self._tell_moved(await self._store.realign(now=wall_now, jump=jump))
                 self._alarm.ring()
 
     async def _leave(self) -> None:
@@ -424,7 +424,9 @@ class Scheduler:
 
     def _tell_moved(self, names: Iterable[str]) -> None:
         for name in names:
-            self._journal.append("job.changed", subject=name, reason="its next slot was hours away from its schedule")
+            self._journal.append(
+                "job.changed", subject=name, reason="the clock was set back: its next slot is computed anew"
+            )
 
     def _tell_ended(self, runs: Iterable[Run]) -> None:
         for run in runs:

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
 
 from sexton import database as tables
 from sexton.errors import UsageError
 from sexton.scheduler import timetable
-from sexton.scheduler.job import Job, JobStatus, Origin, Run
+from sexton.scheduler.admission import LONGEST_BACKOFF
+from sexton.scheduler.job import EPOCH, Every, Job, JobStatus, Origin, Run
 from sexton.scheduler.job_document import check_job, read_document, to_document
-from sexton.scheduler.rows import RunEnd, add_runs, job_of, row_of, run_of, stretch_run, unknown_job, write_end
+from sexton.scheduler.rows import (
+    RunEnd,
+    add_runs,
+    job_of,
+    row_of,
+    run_of,
+    stretch_run,
+    timed_job_of,
+    unknown_job,
+    write_end,
+)
 from sexton.scheduler.run_id import run_id_floor
 from sexton.scheduler.run_states import ACTIVE, ENDED, RunState
 from sexton.scheduler.slot_plan import start_of
@@ -78,12 +90,12 @@ def _job_row(job: Job, now: datetime) -> dict[str, Any]:
     }
 
 
-def _first_slot(job: Job, now: datetime) -> datetime | None:
+def _first_slot(job: Job, now: datetime, *, lap: int = 0) -> datetime | None:
     """A one-shot time that has passed already is a slot too: it ends as a row that says what became of it."""
-    if job.schedule is None:
+    schedule = timetable.lapped(job.schedule, lap)
+    if schedule is None:
         return None
-    coming = timetable.next_slot(job.schedule, job.timezone, after=now)
-    return coming or timetable.only_slot(job.schedule)
+    return timetable.next_slot(schedule, job.timezone, after=now) or timetable.only_slot(schedule)
 
 
 def _change_job(connection: Connection, row: Row[Any], job: Job, now: datetime) -> bool:
@@ -92,7 +104,7 @@ def _change_job(connection: Connection, row: Row[Any], job: Job, now: datetime) 
         return False
     paused = job.paused if job.paused != before.paused else row.paused
     same_times = all(getattr(before, name) == getattr(job, name) for name in ("schedule", "timezone"))
-    slot = row.next_slot if same_times else _first_slot(job, now)
+    slot = row.next_slot if same_times else _first_slot(job, now, lap=row.lap)
     connection.execute(
         update(_job)
         .where(_job.c.name == job.name)
@@ -154,7 +166,7 @@ def set_paused(connection: Connection, *, name: str, paused: bool, now: datetime
         raise unknown_job(connection, name)
     if row.paused == paused:
         return None
-    job = job_of(row)
+    job = timed_job_of(row)
     skipped = [] if paused else _end_pause(connection, row, now)
     slot = row.next_slot
     if skipped and job.schedule is not None:
@@ -173,7 +185,7 @@ def set_paused(connection: Connection, *, name: str, paused: bool, now: datetime
 
 def _end_pause(connection: Connection, row: Row[Any], now: datetime) -> list[Run]:
     """One row for all slots that came while the job was paused."""
-    job = job_of(row)
+    job = timed_job_of(row)
     if not row.paused or row.next_slot is None or job.schedule is None:
         return []
     missed = timetable.stretch(job.schedule, job.timezone, first=row.next_slot, until=now)
@@ -211,23 +223,61 @@ def statuses(connection: Connection) -> tuple[JobStatus, ...]:
     )
 
 
-def realign(connection: Connection, *, now: datetime) -> tuple[str, ...]:
-    """A slot that is further away than the schedule's next one by hours comes from a clock that was wrong then.
+def realign(connection: Connection, *, now: datetime, jump: timedelta) -> tuple[str, ...]:
+    """Bring jobs back whose next slot was computed before the clock was set back; their names.
 
-    That such a clock was at work is seen by what it left: a run or a job from the future.
+    `jump` is by how much it was seen to move; zero at a start, when it is known by what was left: a run or a job from
+    the future.
     """
+    moved: list[str] = []
+    if jump < timedelta() or _has_seen(connection, now):
+        _bring_retries_back(connection, now)
+        moved += _move(connection, now, partial(_next_lap, now=now, jump=min(jump, timedelta())))
+    if _has_seen(connection, now + CORRECTION):
+        moved += _move(connection, now + CORRECTION, partial(_corrected, now=now))
+    return tuple(moved)
+
+
+def _has_seen(connection: Connection, time: datetime) -> bool:
     newest_run = connection.execute(select(func.max(_run.c.id))).scalar()
     newest_job = connection.execute(select(func.max(_job.c.changed_at))).scalar()
-    future = now + CORRECTION
-    if (newest_run or "") < run_id_floor(future) and (newest_job or now) < future:
-        return ()
+    return (newest_run or "") >= run_id_floor(time) or (newest_job or EPOCH) >= time
+
+
+def _bring_retries_back(connection: Connection, now: datetime) -> None:
+    latest = now + timedelta(seconds=LONGEST_BACKOFF)
+    waiting = and_(_run.c.state == str(RunState.QUEUED), _run.c.not_before > latest)
+    connection.execute(update(_run).where(waiting).values(not_before=latest))
+
+
+def _move(
+    connection: Connection, later_than: datetime, find: Callable[[Row[Any]], tuple[datetime, int] | None]
+) -> list[str]:
+    """Give each job whose next slot is later than that the slot and the lap that `find` finds for it, if any."""
     moved = []
-    for row in connection.execute(select(_job).where(_job.c.next_slot > now + CORRECTION).with_for_update()).all():
-        job = job_of(row)
-        slot = timetable.next_slot(job.schedule, job.timezone, after=now) if job.schedule else None
-        if slot is None or row.next_slot - slot <= CORRECTION:
+    for row in connection.execute(select(_job).where(_job.c.next_slot > later_than).with_for_update()).all():
+        if (found := find(row)) is None:
             continue
-        start = None if row.paused else start_of(job, slot)
-        connection.execute(update(_job).where(_job.c.name == row.name).values(next_slot=slot, next_start=start))
+        slot, lap = found
+        start = None if row.paused else start_of(job_of(row), slot)
+        values = {"next_slot": slot, "next_start": start, "lap": lap}
+        connection.execute(update(_job).where(_job.c.name == row.name).values(**values))
         moved.append(row.name)
-    return tuple(moved)
+    return moved
+
+
+def _next_lap(row: Row[Any], *, now: datetime, jump: timedelta) -> tuple[datetime, int] | None:
+    schedule, lap = job_of(row).schedule, row.lap + 1
+    if not isinstance(schedule, Every):
+        return None
+    slot = timetable.after_set_back(schedule, lap=lap, planned=row.next_slot, now=now, jump=jump)
+    return None if slot is None else (slot, lap)
+
+
+def _corrected(row: Row[Any], *, now: datetime) -> tuple[datetime, int] | None:
+    """Debian's rule for times on the wall: after a correction of hours they are computed anew."""
+    job = job_of(row)
+    if job.schedule is None or isinstance(job.schedule, Every):
+        return None
+    slot = timetable.next_slot(job.schedule, job.timezone, after=now)
+    return None if slot is None or row.next_slot - slot <= CORRECTION else (slot, row.lap)

@@ -109,6 +109,12 @@ def job_of(row: Row[Any]) -> Job:
     return replace(read_document(row.definition), paused=row.paused)
 
 
+def timed_job_of(row: Row[Any]) -> Job:
+    """The job with the schedule that its slots come from now, in this lap of the clock."""
+    job = job_of(row)
+    return replace(job, schedule=timetable.lapped(job.schedule, row.lap))
+
+
 def add_runs(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
     if rows:
         connection.execute(insert(_run), rows)

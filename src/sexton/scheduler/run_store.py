@@ -10,7 +10,7 @@ it now can write its end.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, update
@@ -35,6 +35,7 @@ from sexton.scheduler.tick import Claim, Outlook, Tick, add_manual_run, look_out
 _run = tables.run
 _output = tables.run_output
 _node = tables.node
+NO_JUMP = timedelta()
 _ENDED = tuple(str(state) for state in ENDED)
 
 
@@ -90,9 +91,10 @@ class RunStore:
     async def statuses(self) -> tuple[JobStatus, ...]:
         return await self._database.read(statuses)
 
-    async def realign(self, *, now: datetime) -> tuple[str, ...]:
-        """Bring back jobs whose next slot was computed when the clock stood hours ahead; their names."""
-        return await self._database.write(partial(realign, now=now))
+    async def realign(self, *, now: datetime, jump: timedelta = NO_JUMP) -> tuple[str, ...]:
+        """Bring back jobs whose next slot was computed before the clock was set back (by `jump`, if that was seen);
+        their names."""
+        return await self._database.write(partial(realign, now=now, jump=jump))
 
     # Ticks
 

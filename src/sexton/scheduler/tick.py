@@ -26,6 +26,7 @@ from sexton.scheduler.rows import (
     row_of,
     run_of,
     stretch_run,
+    timed_job_of,
     write_end,
 )
 from sexton.scheduler.run_id import new_run_id
@@ -152,7 +153,7 @@ class _Planner:
         self.cancels: dict[str, str] = {}
 
     def plan(self, row: Row[Any], active: list[Row[Any]]) -> None:
-        job = job_of(row)
+        job = timed_job_of(row)
         plan = plan_slots(job, first=row.next_slot, now=self._now)
         if plan.missed:
             reason = f"could not run at its time (catch_up = {job.catch_up})"

@@ -17,7 +17,7 @@ import hashlib
 import re
 import zoneinfo
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
@@ -103,6 +103,32 @@ def last_slots(schedule: Schedule, timezone: str, *, first: datetime, until: dat
         if len(found) >= most or start < first:
             return found[-most:]
         reach *= 4
+
+
+def lapped(schedule: Schedule | None, lap: int) -> Schedule | None:
+    """The schedule after the clock was set back `lap` times.
+
+    An interval goes on, so a time that comes again is another slot, a microsecond later for each lap; the slots of a
+    cron expression and of a one-shot are times on the wall, and what has come has come.
+    """
+    if not lap or not isinstance(schedule, Every):
+        return schedule
+    return replace(schedule, anchor=(schedule.anchor or EPOCH) + lap * MICROSECOND)
+
+
+def after_set_back(schedule: Every, *, lap: int, planned: datetime, now: datetime, jump: timedelta) -> datetime | None:
+    """The first slot of that lap, for an interval whose next slot was `planned` before the clock was set back.
+
+    It comes when `planned` would have, or within one interval after that, so that the slots stay where they are on the
+    wall; with a `jump` of zero (nobody saw by how much) it is counted from now.  None: `planned` is no further away
+    than it may be.
+    """
+    step = _step(schedule)
+    if planned <= now + step:
+        return None
+    soonest = min(planned + jump, now + step)
+    again = next_slot(lapped(schedule, lap) or schedule, "UTC", after=soonest - MICROSECOND)
+    return again if again is not None and again < planned else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
