@@ -12,7 +12,7 @@ SERVERS_STAMP := $(SERVERS)/.installed
 up: $(STAMP) $(SERVERS_STAMP)  ## run the gateway on the starter configuration
 	@exec $(BIN)/sexton up --config $(STARTER)/sexton.toml --data .sexton
 
-test: $(STAMP)  ## everything that must hold: format, lint, types, layers, then all tests
+test: $(STAMP) $(SERVERS_STAMP)  ## everything that must hold: format, lint, types, layers, then all tests
 	@$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
@@ -56,7 +56,7 @@ $(STAMP): requirements/run.txt requirements/dev.txt pyproject.toml
 
 # The servers of the starter configuration, away from our own environment: they choose their own versions.
 $(SERVERS_STAMP): $(STARTER)/servers.txt $(STARTER)/package.json $(STARTER)/package-lock.json $(STARTER)/.npmrc
-	@command -v npm >/dev/null || { echo "make up needs node and npm for two of its servers: https://nodejs.org/"; exit 1; }
+	@command -v npm >/dev/null || { echo "Two of the MCP servers that are run and tested here need node and npm: https://nodejs.org/"; exit 1; }
 	$(PYTHON) -m venv $(SERVERS)/python
 	$(SERVERS)/python/bin/python -m pip --quiet install --require-hashes -r $(STARTER)/servers.txt
 	mkdir -p $(SERVERS)/node

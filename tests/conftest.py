@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
+import subprocess
+from pathlib import Path
+
 import pytest
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     """The daemon runs on asyncio; a test of what must also run on trio asks for both."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def real_servers() -> Path:
+    """The folder of the installed servers; the first test run installs them, as `make up` does."""
+    stamp = Path(".servers") / ".installed"
+    with (ROOT / ".venv" / "servers.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(["make", "--silent", str(stamp)], cwd=ROOT, check=True, timeout=300)
+    return ROOT / ".servers"

@@ -15,7 +15,8 @@ STARTER = ROOT / "examples/starter/sexton.toml"
 
 
 @pytest.mark.npm
-@pytest.mark.skipif(not (ROOT / ".servers/.installed").exists(), reason="`make up` has not installed its servers yet")
+@pytest.mark.usefixtures("real_servers")
+@pytest.mark.timeout(400)
 def test_every_job_of_the_starter_configuration_does_what_it_shows(gateway: GatewayProcess) -> None:
     text = STARTER.read_text().replace("../..", str(ROOT)).replace('path = "."', f'path = "{ROOT}"')
     sooner = re.sub(r'every = "\d+s"', 'every = "5s"', text).replace("*/20", "*/5")
