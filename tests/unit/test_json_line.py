@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sexton.mcp_servers.json_line import decode, decode_slowly, encode
+from sexton.mcp_servers.json_line import decode, decode_slowly, encode, id_in_broken_answer
 
 VALUES = st.recursive(
     st.none()
@@ -49,3 +49,34 @@ def test_what_is_not_json_is_a_value_error(decoder: Any, line: bytes) -> None:
 )
 def test_what_servers_in_the_field_write_is_read(decoder: Any, line: bytes, value: object) -> None:
     assert decoder(line) == value
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"te',
+        b'{"jsonrpc": "2.0", "id": 7, "error": {"code": -1, "message": \xff}}',
+        b' {"id":7,"jsonrpc":"2.0","result":{"n":NaN,,}}',
+        b'{"result":{"content":[{"id":9},,]},"jsonrpc":"2.0","id":7}\r',
+        b'{"jsonrpc":"2.0","result":{"content":[}},"jsonrpc":"2.0","id":"7"}',
+    ],
+)
+def test_a_broken_answer_shows_what_it_was_meant_for_at_its_head_or_tail(line: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - what json and pydantic say
+        decode(line)
+    assert id_in_broken_answer(line) == 7
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"jsonrpc":"2.0","id":7,"method":"sampling/createMessage","params":{',
+        b'{"jsonrpc":"2.0","method":"notifications/message","params":{"data":,"id":7}}',
+        b'{"result":{"rows":[{"a":1,"id":7}',
+        b'log: {"jsonrpc":"2.0","id":7,"result":{}}',
+        b'{"jsonrpc":"2.0","id":777777777777777777777777777777777,"result":{}',
+        b"",
+    ],
+)
+def test_what_may_be_something_else_is_no_answer(line: bytes) -> None:
+    assert id_in_broken_answer(line) is None

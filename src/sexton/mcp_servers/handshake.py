@@ -41,6 +41,7 @@ async def shake_hands(session: ClientSession, protocol: Protocol) -> None:
         MCPError: the server refused, or shares no version with us.
         ServerDied: it ended instead.
         CallTimedOut: it did not answer.
+        InvalidAnswer: it answered `initialize` with something else.
     """
     if protocol == "legacy":
         await session.initialize()

@@ -24,18 +24,23 @@ from mcp_types import (
     ReadResourceRequest,
     Request,
 )
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sexton import __version__
 from sexton.errors import SextonError
+from sexton.mcp_servers.big_result import bulk_taken
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.output_schemas import OutputSchemas
+from sexton.mcp_servers.server_errors import invalid_answer
 
 MAX_INPUT_ROUNDS: Final = 10
 """How often a server may ask for more input for one request; the SDK's clients use the same number."""
 
 _EMPTY_ROUND_DELAY: Final = 0.05
 _EMPTY_ROUND_DELAY_CAP: Final = 0.25
+
+_BEFORE_HANDSHAKE: Final = "2025-11-25"
+"""The version by which the SDK's session checks what comes before one is agreed on."""
 
 ResultT = TypeVar("ResultT", bound=BaseModel)
 
@@ -99,15 +104,22 @@ class HolderSession(ClientSession):
             MCPError: the server answered with an error, or a callback declined.
             ServerDied: the connection ended.
             CallTimedOut: no answer in time.
+            InvalidAnswer: the answer is not what the protocol says.
             TooManyInputRounds: more than `MAX_INPUT_ROUNDS`.
         """
         self.tool_calls += isinstance(request, CallToolRequest)
         delay = _EMPTY_ROUND_DELAY
         for _ in range(MAX_INPUT_ROUNDS + 1):
             try:
-                result = await super().send_request(
-                    request, result_type, request_read_timeout_seconds, metadata, progress_callback
-                )
+                with bulk_taken() as bulk:
+                    result = await super().send_request(
+                        request, result_type, request_read_timeout_seconds, metadata, progress_callback
+                    )
+                if isinstance(result, CallToolResult):
+                    whole = await bulk.put_back(result, self.protocol_version or _BEFORE_HANDSHAKE)
+                    result = cast("ResultT", whole)
+            except ValidationError as error:
+                raise invalid_answer(self._schemas.server, request.method, _first_fault(error)) from error
             except MCPError as error:
                 explained = self._explain(error, request.method)
                 if explained is error:
@@ -145,6 +157,12 @@ class HolderSession(ClientSession):
         if declined:
             raise MCPError.from_error_data(declined[0])
         return answers
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, fault["loc"]))
+    return f"{fault['msg']} at {where}" if where else fault["msg"]
 
 
 def _with_answers(

@@ -10,14 +10,28 @@ to 0.08 s.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from pydantic_core import from_json, to_json
+
+from sexton.mcp_servers.collector import collector_resting
 
 BIG_LINE = 256 * 1024
 """Lines of more bytes than this are parsed in a worker thread, by `decode_slowly`."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_VERSION = rb'"jsonrpc"\s*:\s*"2\.0"'
+_ID = rb'"id"\s*:\s*"?(\d{1,18})"?'
+_HEAD = re.compile(
+    rb"\s*\{\s*(?:" + _VERSION + rb"\s*,\s*)?" + _ID + rb"\s*,\s*(?:" + _VERSION + rb'\s*,\s*)?"(?:result|error)"\s*:'
+)
+_BEGIN = re.compile(rb"\s*\{\s*(?:" + _VERSION + rb'\s*,\s*)?"(?:result|error)"\s*:')
+_TAIL = re.compile(
+    rb"[}\]\"]\s*,\s*(?:" + _VERSION + rb"\s*,\s*" + _ID + rb"|" + _ID + rb"\s*,\s*" + _VERSION + rb")\s*\}\s*"
+)
+_LONGEST_TAIL = 200
 
 
 def encode(message: dict[str, Any]) -> bytes:
@@ -42,9 +56,26 @@ def decode(line: bytes) -> Any:
         return _decode_with(json.JSONDecoder(), line)
 
 
+def id_in_broken_answer(line: bytes) -> int | None:
+    """Return the request that `line` was meant to answer, where a broken line still shows that.
+
+    Only its first and last members are looked at, as the SDKs write them: an
+    `id` in the middle may belong to anything.
+    """
+    line = line.removeprefix(_BYTE_ORDER_MARK)
+    found = _HEAD.match(line)
+    if found is None and _BEGIN.match(line):
+        end = line[-_LONGEST_TAIL:]
+        found = next((tail for tail in _TAIL.finditer(end) if tail.end() == len(end)), None)
+    if found is None:
+        return None
+    return int(next(digits for digits in found.groups() if digits))
+
+
 def decode_slowly(line: bytes) -> Any:
     """Like `decode`, for a worker thread: lets other threads run while it parses."""
-    return _decode_with(_YIELDING_DECODER, line)
+    with collector_resting():
+        return _decode_with(_YIELDING_DECODER, line)
 
 
 def _decode_with(decoder: json.JSONDecoder, line: bytes) -> Any:

@@ -153,7 +153,7 @@ class Lease:
             CallTimedOut: no answer in time.  The server was told to stop.
             ServerDied: the server ended before it answered.
             ServerUnavailable: a fresh process was needed and could not be had.
-            InvalidToolResult: the answer does not fit the tool's own schema.
+            InvalidAnswer, InvalidToolResult: the answer does not fit the protocol, or the tool's own schema.
         """
         self._check_admitted(name)
         limit = self._config().call_timeout if timeout is None else timeout

@@ -33,14 +33,15 @@ from mcp_types import (
     INVALID_REQUEST,
     LOG_LEVEL_META_KEY,
     METHOD_NOT_FOUND,
+    PARSE_ERROR,
     PROTOCOL_VERSION_META_KEY,
     UNSUPPORTED_PROTOCOL_VERSION,
     RequestId,
 )
 
 from sexton.mcp_servers.call import LISTEN, Call
-from sexton.mcp_servers.json_line import encode
-from sexton.mcp_servers.server_errors import CallTimedOut, ConnectionEnd
+from sexton.mcp_servers.json_line import encode, id_in_broken_answer
+from sexton.mcp_servers.server_errors import CallTimedOut, ConnectionEnd, invalid_answer
 from sexton.mcp_servers.shared_state import LogLevels, SubscriptionBook
 from sexton.mcp_servers.stdio_transport import OutgoingLine
 from sexton.mcp_servers.virtual_connection import VirtualConnection
@@ -175,6 +176,16 @@ class Multiplexer:
             self._take_answer(message)
             return True
         return False
+
+    def receive_broken(self, line: bytes, fault: ValueError) -> bool:
+        """Fail the call that a line of broken JSON was meant to answer.  Return False when none is to be seen."""
+        call = self._calls.get(id_in_broken_answer(line) or 0)
+        if call is None:
+            return False
+        error = invalid_answer(self._server, call.method, f"a line of broken JSON ({fault})")
+        # The SDK's driver of a subscription knows no other error.
+        call.fail(MCPError(PARSE_ERROR, error.what) if call.method == LISTEN else error)
+        return True
 
     def _take_answer(self, message: dict[str, Any]) -> None:
         wire_id = as_request_id(message["id"])

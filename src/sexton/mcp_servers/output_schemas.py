@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, final
 
 import anyio
+import anyio.to_thread
 from jsonschema import SchemaError, exceptions  # type: ignore[import-untyped]
 from jsonschema.validators import validator_for  # type: ignore[import-untyped]
 from mcp import MCPError
@@ -15,6 +16,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from sexton.errors import SextonError
+from sexton.mcp_servers.big_result import is_big
 from sexton.mcp_servers.server_errors import InvalidToolResult
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class OutputSchemas:
     """
 
     def __init__(self, server: str, tools: Callable[[], Awaitable[tuple[Tool, ...]]]) -> None:
-        self._server = server
+        self.server = server
         self._tools = tools
         self._listed: tuple[Tool, ...] = ()
         self._schemas: dict[str, Mapping[str, Any] | None] = {}
@@ -58,13 +60,17 @@ class OutputSchemas:
             _log.warning("the result of tool %r is not checked, its server does not list its tools: %s", tool, error)
             return
         if tool not in self._schemas:
-            _log.warning("server %r answered a call of tool %r, which it does not list", self._server, tool)
+            _log.warning("server %r answered a call of tool %r, which it does not list", self.server, tool)
         schema = self._schemas.get(tool)
         if schema is None:
             return
         if result.structured_content is None and "structured_content" not in result.model_fields_set:
             raise self._invalid(tool, "it declares an output schema but returned no structured content")
-        self._check_content(tool, self._validator(tool, schema), result.structured_content)
+        validator, content = self._validator(tool, schema), result.structured_content
+        if is_big(content):  # the validator is Python, so that other threads get their turn
+            await anyio.to_thread.run_sync(self._check_content, tool, validator, content, abandon_on_cancel=True)
+        else:
+            self._check_content(tool, validator, content)
 
     async def _follow_listing(self) -> None:
         tools = await self._tools()
@@ -94,6 +100,6 @@ class OutputSchemas:
 
     def _invalid(self, tool: str, what: str) -> InvalidToolResult:
         return InvalidToolResult(
-            f"tool {tool!r} of server {self._server!r} gave an answer that we refuse: {what}.",
+            f"tool {tool!r} of server {self.server!r} gave an answer that we refuse: {what}.",
             hint="report this to the makers of the server",
         )

@@ -55,6 +55,7 @@ from mcp_types import (
 from pydantic import ValidationError
 
 from sexton.errors import SextonError
+from sexton.mcp_servers.big_result import lighten
 from sexton.mcp_servers.call import LISTEN, LONG_RUNNING
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.handshake import shake_hands
@@ -230,7 +231,7 @@ class RemoteServer:
         assert self._control is not None
         try:
             await self._control.list_tools()
-        except (SextonError, MCPError, ValidationError) as error:
+        except (SextonError, MCPError) as error:
             _log.debug("server %r, after a call was lost: %s", self.config.name, error)
 
 
@@ -471,9 +472,8 @@ class _LinkDispatcher(JSONRPCDispatcher[TransportContext]):
         request_id = next(self._ids)
         self._link.begin_request(request_id)
         try:
-            return await self._send_patiently(
-                method, params, {**(opts or {}), "request_id": request_id}, _related_request_id
-            )
+            numbered: CallOptions = {**(opts or {}), "request_id": request_id}
+            return lighten(method, await self._send_patiently(method, params, numbered, _related_request_id))
         except MCPError as error:
             if (failure := self._link.failure_of(request_id, error)) is not None:
                 raise failure from error

@@ -51,6 +51,17 @@ class InvalidToolResult(SextonError):
     """A tool's structured result does not match the schema that the server itself declared for it."""
 
 
+class InvalidAnswer(SextonError):
+    """A server answered a request with something that is no answer to it.  The call may have had its effect."""
+
+
+def invalid_answer(server: str, method: str, fault: str) -> InvalidAnswer:
+    return InvalidAnswer(
+        f"server {server!r} gave an answer to {method} that is not what the protocol says: {fault}.",
+        hint="report this to the makers of the server",
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionEnd:
     """Why a connection ended.  `what` is the sentence after the server's name."""

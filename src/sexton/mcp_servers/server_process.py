@@ -30,6 +30,7 @@ from mcp_types import (
 from pydantic import ValidationError
 
 from sexton.containment import Containment, ProcessSpec, ProcessTree, TreeEnd, TreeStuck
+from sexton.errors import SextonError
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.handshake import DISCOVER, INITIALIZE, Protocol, shake_hands
 from sexton.mcp_servers.holder_session import HolderSession, running
@@ -41,6 +42,7 @@ from sexton.mcp_servers.server_errors import (
     ConnectFailed,
     ConnectionEnd,
     ConnectTimedOut,
+    InvalidAnswer,
     LineTooLong,
     ServerDied,
     ServerStoppedReading,
@@ -268,7 +270,7 @@ class ServerProcess:
                 if protocol == "auto" and not self._multiplexer.answers and self._tree_end is not None:
                     raise _DiedOfProbe from death
                 raise
-            except (MCPError, ValidationError, RuntimeError) as refusal:
+            except (MCPError, InvalidAnswer, ValidationError, RuntimeError) as refusal:
                 self._refused(refusal)
         if waiting.cancelled_caught:
             raise ConnectTimedOut(
@@ -286,8 +288,9 @@ class ServerProcess:
         self._multiplexer.remember_handshake(method, raw)
 
     def _refused(self, refusal: Exception) -> NoReturn:
+        last_words = quoted_last_words(self.last_words)
         raise ConnectFailed(
-            f"server {self.config.name!r} refused the handshake: {refusal}.{quoted_last_words(self.last_words)}",
+            f"server {self.config.name!r} refused the handshake: {_words(refusal)}.{last_words}",
             hint=f"is this an MCP server? Try: sexton servers check {self.config.name}",
         ) from refusal
 
@@ -393,8 +396,8 @@ class ServerProcess:
     def _take_line(self, line: bytes) -> None:
         try:
             message = decode(line)
-        except ValueError:
-            self._take_junk(line)
+        except ValueError as fault:
+            self._take_broken(line, fault)
         else:
             self._take_message(message, line)
 
@@ -406,8 +409,8 @@ class ServerProcess:
     async def _take_big_line(self, line: bytes) -> None:
         try:
             message = await anyio.to_thread.run_sync(decode_slowly, line)
-        except ValueError:
-            self._take_junk(line)
+        except ValueError as fault:
+            self._take_broken(line, fault)
         else:
             self._take_message(message, line)
         finally:
@@ -420,6 +423,10 @@ class ServerProcess:
             _log.exception("a message of server %r could not be handled: %.200r", self.config.name, line[:200])
             return
         if not understood:
+            self._take_junk(line)
+
+    def _take_broken(self, line: bytes, fault: ValueError) -> None:
+        if not self._multiplexer.receive_broken(line, fault):
             self._take_junk(line)
 
     def _take_junk(self, line: bytes) -> None:
@@ -448,6 +455,10 @@ def _spec(config: ServerConfig, owner: str, log_dir: Path | None) -> ProcessSpec
         limits=config.limits,
         no_new_privs=config.no_new_privs,
     )
+
+
+def _words(error: Exception) -> str:
+    return (error.what if isinstance(error, SextonError) else str(error)).removesuffix(".")
 
 
 def _exit_text(end: TreeEnd) -> str:

@@ -29,6 +29,8 @@ from mcp.shared.transport_context import TransportContext
 from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_PARAMS, RequestId
 from pydantic import ValidationError
 
+from sexton.mcp_servers.big_result import lighten
+
 if TYPE_CHECKING:
     from sexton.mcp_servers.multiplexer import Multiplexer
 
@@ -75,7 +77,7 @@ class VirtualConnection:
         """
         if self._tasks is None:
             raise MCPError(CONNECTION_CLOSED, f"{self.holder} has left this server")
-        return await self._wire.request(self, method, params, opts or {})
+        return lighten(method, await self._wire.request(self, method, params, opts or {}))
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
         """Send a notification; after the end it is dropped without a word, as the SDK does.  `opts` is for HTTP."""

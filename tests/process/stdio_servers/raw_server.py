@@ -122,6 +122,22 @@ def huge(call: Call) -> dict[str, Any]:
 
 
 @tool
+def many_blocks(call: Call) -> None:
+    """An answer of `bytes` bytes, in blocks of a few words."""
+    blocks = b",".join([b'{"type":"text","text":"a block of a few words"}'] * (call["bytes"] // 48))
+    write(b'{"jsonrpc":"2.0","id":%d,"result":{"content":[%s]}}' % (call.request_id, blocks))
+
+
+@tool
+def many_objects(call: Call) -> None:
+    """An answer of `bytes` bytes, in small objects of structured content."""
+    rows = b",".join([b'{"id":12345,"name":"a name","tags":["a","b"],"size":1.5}'] * (call["bytes"] // 57))
+    write(
+        b'{"jsonrpc":"2.0","id":%d,"result":{"content":[],"structuredContent":{"rows":[%s]}}}' % (call.request_id, rows)
+    )
+
+
+@tool
 def junk(call: Call) -> None:
     for line in (b"plain words", b"", b"\xff\xfe half a character \xc3", b'{"neither": "request nor answer"}', b"42"):
         write(line)
@@ -133,6 +149,12 @@ def junk(call: Call) -> None:
             sys.stdout.buffer.write(part)
             sys.stdout.buffer.flush()
             time.sleep(0.02)
+
+
+@tool
+def answer_raw(call: Call) -> None:
+    """Write `line`, in which # stands for the id of this call."""
+    write(call["line"].replace("#", str(call.request_id)).encode("latin-1"))
 
 
 @tool
