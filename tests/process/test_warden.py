@@ -5,6 +5,7 @@ Each test ends with the `none_left` fixture: no program of the test and no helpe
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import pytest
 
 from process.conftest import left_of
 from process.programs import POLITE, PYTHON, STUBBORN, Program, read_line
-from sexton.containment import Boundary, Containment, EndReason, ProcessTree, SpawnFailed, progress
+from sexton.containment import Boundary, Containment, EndReason, ProcessTree, SpawnFailed, StopTimes, progress, rescue
 from zoo.oracles import wait_until
 
 GATEWAY = Path(__file__).with_name("gateway_program.py")
@@ -34,6 +36,10 @@ def keeper_of(tree: ProcessTree) -> int:
 
 def state_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def is_stopped(pid: int) -> bool:
+    return state_of(pid) == "T"
 
 
 @contextmanager
@@ -163,6 +169,38 @@ async def test_a_keeper_that_does_not_answer_is_replaced_when_its_tree_is_releas
         wait_until(lambda: state_of(containment.warden_pid or 0) == "T", within=5)
         os.kill(keeper_of(tree), signal.SIGSTOP)
     assert (await tree.wait_gone()).reason is EndReason.KEEPER_DIED
+
+
+@pytest.mark.anyio
+async def test_a_sweep_replaces_a_frozen_keeper_whose_tree_nobody_holds_and_no_other(
+    containment: Containment, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The warden is stopped first, so that it cannot wake the keepers; then the handle is dropped: nobody waits."""
+    monkeypatch.setattr(rescue, "_OVERDUE_AFTER", 0.0)
+    times = StopTimes(stdin_grace=0.0, term_grace=0.0, leader_exit_grace=0.0, stuck_after=0.5)
+    dropped = containment.start(program(*STUBBORN, stop=times))
+    async with containment.start(program(*POLITE, stop=times)) as held:
+        for tree in (dropped, held):
+            await read_line(tree)
+        lost, keepers = dropped.id, [keeper_of(dropped), keeper_of(held)]
+        assert containment.warden_pid
+        for pid in (containment.warden_pid, *keepers):
+            os.kill(pid, signal.SIGSTOP)
+            wait_until(partial(is_stopped, pid), within=5)
+        del dropped, tree
+        gc.collect()
+        assert (await containment.sweep()).replaced == ()  # not before its time
+        swept: tuple[str, ...] = ()
+        with anyio.fail_after(10):
+            while not swept:
+                await anyio.sleep(0.05)
+                swept = (await containment.sweep()).replaced
+        assert swept == (lost,)
+        wait_until(lambda: all(status.id != lost for status in containment.trees()), within=10)
+        assert (await containment.sweep()).replaced == ()
+        os.write(held.stdin, b"still here\n")
+        assert await read_line(held) == b"still here\n"
+    assert (await held.wait_gone()).reason is EndReason.RELEASED
 
 
 @pytest.mark.anyio

@@ -8,6 +8,8 @@ import socket
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Self, final
 
@@ -117,10 +119,13 @@ class Containment:
     async def sweep(self, *, include_active: bool = False) -> SweepReport:
         """End what nobody keeps any more, here and of earlier gateways; containers that are left over, too.
 
-        `include_active` ends every tree of this containment as well: only for when nobody uses any.
+        A tree of ours that nobody holds any more is its keeper's to end; one that has not within all its graces gets
+        another.  `include_active` ends every tree of this containment as well: only for when nobody uses any.
         """
         active = tuple(self._trees.values()) if include_active else ()
-        return await sweep(self.state_dir, own_instance=self.instance, active=active)
+        replaced = await self._rescue.replace_overdue()
+        report = await sweep(self.state_dir, own_instance=self.instance, active=active)
+        return replace(report, replaced=replaced)
 
     def kill_all(self) -> None:
         """Send every tree of this containment straight to SIGKILL, for when there is no time for their stop ladders."""
@@ -192,6 +197,7 @@ class Containment:
             pipes=Pipes(stdin=stdin_writer, stdout=stdout_reader),
             tail=tail,
             rescue=self._rescue.replace_custodian,
+            on_dropped=partial(self._rescue.note_dropped, order.tree, spec.stop),
         )
         self._trees[order.tree] = tree
         return tree

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 import anyio
@@ -16,6 +17,7 @@ import anyio
 from sexton.containment import identity, recovery
 from sexton.containment.instance import Instance
 from sexton.containment.ledger import Record, Stuck
+from sexton.containment.stop_ladder import StopTimes
 from sexton.containment.tree import ProcessTree
 from sexton.containment.tree_state import EndReason, TreeState
 from sexton.containment.warden import Warden
@@ -24,6 +26,9 @@ _log = logging.getLogger(__name__)
 
 _ENDING_TAKES = 20.0
 """Longer than any keeper needs that has nobody to wait for: all its graces, and until it reports what is stuck."""
+_OVERDUE_AFTER = 5.0
+"""Beyond all its graces: only a keeper that does not run is so late."""
+_REPLACED_WITHIN = 2.0
 _CONTAINERS_TAKE = 30.0
 _WARDEN_LEAVES_WITHIN = 5.0
 _LOOK_EVERY = 0.02
@@ -33,6 +38,42 @@ class Rescue:
     def __init__(self, instance: Instance, warden: Warden) -> None:
         self._instance = instance
         self._warden = warden
+        self._overdue_at: dict[str, float] = {}
+        """By when trees whose handles were dropped have to be gone; nobody waits for them."""
+
+    def note_dropped(self, tree: str, stop: StopTimes) -> None:
+        """A handle is gone, and its tree is not known to be: its keeper has seen the end of the lifeline."""
+        self._overdue_at[tree] = time.monotonic() + stop.longest + _OVERDUE_AFTER
+
+    async def replace_overdue(self) -> tuple[str, ...]:
+        """Replace the keepers of trees that nobody holds and that should be gone; their ids.
+
+        No handle leads back to such a tree, so it cannot come into use again.  A stuck one is not overdue: its keeper
+        has said so, and goes on.
+        """
+        now = time.monotonic()
+        due = {tree for tree, at in list(self._overdue_at.items()) if now >= at}
+        overdue = [record for record in self._unsettled() if record.tree in due] if due else []
+        for record in overdue:
+            _log.warning("nobody holds the processes of %r, and they do not end; replacing their keeper", record.name)
+            self._warden.wake()
+            self._warden.kill_keeper(record.tree)
+        await self._see_replaced(overdue)
+        for tree in due:
+            if not self._is_unsettled(tree):
+                del self._overdue_at[tree]
+        return tuple(record.tree for record in overdue)
+
+    async def _see_replaced(self, overdue: Sequence[Record]) -> None:
+        """Until the warden has done it; a keeper that is left then is killed from here."""
+        give_up = time.monotonic() + _REPLACED_WITHIN
+        left = [record.keeper for record in overdue if record.keeper is not None]
+        while left and time.monotonic() < give_up:
+            await anyio.sleep(_LOOK_EVERY)
+            left = [keeper for keeper in left if identity.is_alive(keeper)]
+        for keeper in left:
+            with suppress(PermissionError):
+                identity.signal_verified(keeper, signal.SIGKILL)
 
     async def replace_custodian(self, tree: ProcessTree, attempt: int) -> None:
         """Do something about a tree whose custodian owes a report and gives none, more with each attempt.

@@ -48,6 +48,11 @@ class StopTimes:
             Step.KILLING: self.stuck_after,
         }.get(step)
 
+    @property
+    def longest(self) -> float:
+        """From a release until the tree is gone or reported stuck, whatever its members do."""
+        return self.stdin_grace + self.term_grace + self.leader_exit_grace + self.stuck_after
+
 
 class Event(StrEnum):
     RELEASE = "release"

@@ -20,12 +20,14 @@ _log = logging.getLogger(__name__)
 class SweepReport:
     """What a sweep found without a keeper, and the ids of the live trees that it ended because it was told to.
 
-    `stuck` are the ids of those that did not end; their keepers go on trying.
+    `stuck` are the ids of those that did not end; their keepers go on trying.  `replaced` are the ids of trees that
+    nobody held and whose keepers did not get on with ending them: the warden ends those.
     """
 
     recovery: RecoveryReport
     ended: tuple[str, ...] = ()
     stuck: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
 
 
 async def sweep(

@@ -58,6 +58,7 @@ class ProcessTree:
         pipes: Pipes,
         tail: int,
         rescue: Rescue,
+        on_dropped: Callable[[], None],
     ) -> None:
         self.id = tree
         self.spec = spec
@@ -70,7 +71,7 @@ class ProcessTree:
         self._rescues = 0
         self._rescued_at = 0.0
         self._asked_at: float | None = None
-        weakref.finalize(self, _close, os.getpid(), self._reports, self._pipes, self._tail)
+        weakref.finalize(self, _close, os.getpid(), self._reports, self._pipes, self._tail, on_dropped)
 
     @property
     def stdin(self) -> int:
@@ -200,9 +201,11 @@ class ProcessTree:
         self._reports.nudge()
 
 
-def _close(owner: int, reports: Reports, pipes: Pipes, tail: TailReader) -> None:
+def _close(owner: int, reports: Reports, pipes: Pipes, tail: TailReader, on_dropped: Callable[[], None]) -> None:
     """Not in a process that was forked from the owner: there these are copies, and the tree is not its to end."""
     if os.getpid() == owner:
+        if not reports.progress.is_over:
+            on_dropped()
         reports.close()
         pipes.close()
         tail.close()
