@@ -71,6 +71,7 @@ class FakeServer:
         self.answering = answering
         self.connecting = connecting
         self.pid = None
+        self.probe_unwelcome = False
         self.calls = 0
         self.received: list[str] = []
         self.server_info = Implementation(name=name, version="1")

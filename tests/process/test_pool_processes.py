@@ -218,6 +218,16 @@ async def test_a_server_that_dies_at_its_start_is_told_with_its_last_words(tmp_p
     assert next_step == "Next: run: sexton servers check github"
 
 
+async def test_a_server_that_dies_of_the_probe_is_started_twice_only_the_first_time(tmp_path: Path, raw: Any) -> None:
+    for _ in range(2):
+        async with bench(tmp_path, raw("old", "dies-on-discover")) as running:
+            await running.call("old", "echo", text="x")
+            await running.pool.restart("old")
+            await running.call("old", "echo", text="x")
+            await wait_until(lambda: any((tmp_path / "data" / "catalogue").glob("*.json")))
+    assert (tmp_path / "data" / "logs" / "old.log").read_text().count("unknown method server/discover") == 1
+
+
 async def test_a_command_that_is_not_there_is_told(tmp_path: Path) -> None:
     missing = ServerConfig(name="typo", transport=StdioServer(command="no-such-command-zzz"))
     async with bench(tmp_path, missing) as running:

@@ -425,6 +425,14 @@ async def test_a_server_that_dies_at_its_start_is_an_error_with_its_last_words(c
     assert "TOKEN is not set" in str(death.value)
 
 
+async def test_a_server_that_dies_unasked_is_not_started_twice(containment: Containment, tmp_path: Path) -> None:
+    config = raw("dies-at-start")
+    with pytest.raises(ServerDied):
+        async with ServerProcess.open(config, containment, owner="test", log_dir=tmp_path):
+            pytest.fail("it cannot have started")
+    assert (tmp_path / "raw.log").read_text().count("TOKEN is not set") == 1
+
+
 async def test_a_server_that_never_answers_is_given_up_in_time(containment: Containment) -> None:
     with pytest.raises(ConnectTimedOut, match=r"did not complete the handshake within 0\.3 s"):
         async with raw_process(containment, "never-answers", connect_timeout=0.3):

@@ -100,3 +100,27 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, mon
         catalogue.save(FILES)
     assert len(list(tmp_path.iterdir())) == 1
     assert Catalogue(tmp_path).tools(FILES) == (tool("read"),)
+
+
+def test_a_server_that_must_not_be_probed_is_known_after_a_restart_until_it_fails_or_is_another(tmp_path: Path) -> None:
+    first = Catalogue(tmp_path)
+    first.learn(FILES, "raw 1", probe_unwelcome=True)
+    first.record(FILES, (tool("read"),))
+    assert first.needs_saving(FILES)
+    first.save(FILES)
+    assert not first.needs_saving(FILES)
+    second = Catalogue(tmp_path)
+    assert second.advised(FILES) == replace(FILES, protocol="legacy")
+    assert second.advised(replace(FILES, protocol="2026-07-28")).protocol == "2026-07-28"
+    second.learn(FILES, "raw 1", probe_unwelcome=False)  # it was not probed
+    assert second.advised(FILES).protocol == "legacy"
+    assert not second.needs_saving(FILES)
+    second.learn(FILES, "raw 2", probe_unwelcome=False)
+    assert second.advised(FILES) == FILES
+    third = Catalogue(tmp_path)
+    third.tools(FILES)
+    third.unlearn(FILES)
+    assert third.advised(FILES) == FILES
+    assert third.needs_saving(FILES)
+    third.save(FILES)
+    assert Catalogue(tmp_path).advised(FILES) == FILES

@@ -163,3 +163,17 @@ async def test_a_read_that_was_cancelled_loses_nothing(pipes: Pipes) -> None:
     with anyio.fail_after(5):
         assert await reader.read() == b"after"
     reader.close()
+
+
+async def test_it_is_known_whether_the_reader_took_what_was_written_also_when_it_is_gone(pipes: Pipes) -> None:
+    transport = pipes.transport()
+    transport.write(b"one\n")
+    assert not transport.all_was_read
+    assert os.read(pipes.server_stdin, 100) == b"one\n"
+    assert transport.all_was_read
+    transport.write(b"two\n")
+    os.close(pipes.server_stdin)
+    assert not transport.all_was_read
+    transport.write(b"three\n")
+    assert not transport.all_was_read
+    transport.close()

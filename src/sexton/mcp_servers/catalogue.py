@@ -1,4 +1,4 @@
-"""Which tools each server has, and the one name by which everybody else knows a tool.
+"""Which tools each server has, the one name by which everybody else knows a tool, and how a server is spoken to.
 
 The catalogue is kept on disk, one file per definition of a server, so that
 listing tools starts nothing.  It is brought up to date whenever the server is
@@ -14,7 +14,7 @@ import logging
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -96,6 +96,8 @@ class Catalogue:
         self._folder = folder
         self._known: dict[str, tuple[Tool, ...]] = {}
         self._unreadable: set[str] = set()
+        self._unprobed: dict[str, str] = {}
+        self._unsaved: set[str] = set()
 
     def tools(self, config: ServerConfig) -> tuple[Tool, ...] | None:
         """Return what is known of a server's tools, as it listed them, or None when it was never asked."""
@@ -110,16 +112,49 @@ class Catalogue:
         self._known[config.identity()] = tools
         return before is None or _dump(before) != _dump(tools)
 
+    def advised(self, config: ServerConfig) -> ServerConfig:
+        """Return how to start a server: in the legacy way, if it is known to die of the probe, or to ignore it."""
+        self.tools(config)  # reads the file
+        legacy = config.protocol == "auto" and config.identity() in self._unprobed
+        return replace(config, protocol="legacy") if legacy else config
+
+    def learn(self, config: ServerConfig, introduction: str, *, probe_unwelcome: bool) -> None:
+        """Remember of a server that has started whether it is better not asked `server/discover`.
+
+        `introduction` is its name and version: another one than last time may
+        speak another protocol, and is asked again.
+        """
+        identity = config.identity()
+        if probe_unwelcome:
+            self._unprobed[identity] = introduction
+            self._unsaved.add(identity)
+        elif self._unprobed.get(identity, introduction) != introduction:
+            self.unlearn(config)
+
+    def unlearn(self, config: ServerConfig) -> None:
+        """Forget what `learn` was told: the server did not start."""
+        if self._unprobed.pop(config.identity(), None) is not None:
+            self._unsaved.add(config.identity())
+
+    def needs_saving(self, config: ServerConfig) -> bool:
+        """Say whether more has been learned of a server than stands on the disk, apart from its tools."""
+        return config.identity() in self._unsaved
+
     def save(self, config: ServerConfig) -> None:
         """Write what is known of a server to disk.  Blocks; raises OSError."""
         identity = config.identity()
-        document = {"format": FORMAT, "server": config.name, "tools": _dump(self._known[identity])}
+        self._unsaved.discard(identity)
+        document: dict[str, Any] = {"format": FORMAT, "server": config.name, "tools": _dump(self._known[identity])}
+        if identity in self._unprobed:
+            document["unprobed"] = self._unprobed[identity]
         _write_whole(self._path(identity), json.dumps(document, ensure_ascii=False))
 
     def _read(self, identity: str) -> None:
         try:
             document = json.loads(self._path(identity).read_text(encoding="utf-8"))
             self._known[identity] = tuple(Tool.model_validate(tool) for tool in document["tools"])
+            if isinstance(document.get("unprobed"), str):
+                self._unprobed.setdefault(identity, document["unprobed"])
         except FileNotFoundError:
             self._unreadable.add(identity)
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -34,8 +34,11 @@ DISCOVER: Final = "server/discover"
 INITIALIZE: Final = "initialize"
 
 
-async def shake_hands(session: ClientSession, protocol: Protocol) -> None:
+async def shake_hands(session: ClientSession, protocol: Protocol) -> bool:
     """Do the handshake on an entered `session`.
+
+    Return whether the server left `server/discover` unanswered, so that it is
+    better not asked again.
 
     Raises:
         MCPError: the server refused, or shares no version with us.
@@ -43,21 +46,19 @@ async def shake_hands(session: ClientSession, protocol: Protocol) -> None:
         CallTimedOut: it did not answer.
         InvalidAnswer: it answered `initialize` with something else.
     """
-    if protocol == "legacy":
-        await session.initialize()
-    elif protocol == "auto":
-        await _find_era(session)
-    else:
-        await session.discover()
+    if protocol == "auto":
+        return await _find_era(session)
+    await (session.initialize() if protocol == "legacy" else session.discover())
+    return False
 
 
-async def _find_era(session: ClientSession) -> None:
+async def _find_era(session: ClientSession) -> bool:
     version = LATEST_MODERN_VERSION
     for may_ask_again in (True, False):
         answer = await _probe(session, version)
         if isinstance(answer, DiscoverResult):
             session.adopt(answer)
-            return
+            return False
         offered = [] if answer is None else _offered_versions(answer)
         if (mutual := _mutual(offered)) and may_ask_again:
             version = mutual
@@ -73,7 +74,8 @@ async def _find_era(session: ClientSession) -> None:
                 raise
             version = mutual or version
         else:
-            return
+            return answer is None
+    raise AssertionError("the second round returns or raises")
 
 
 async def _probe(session: ClientSession, version: str) -> DiscoverResult | MCPError | None:

@@ -71,11 +71,12 @@ class ServerPool:
         self._clock = clock
         self._journal = journal
         self._catalogue = Catalogue(data_dir / "catalogue")
+        self._open_server = open_server or server_opener(containment, data_dir / "logs")
         self._warned: dict[str, tuple[str, ...]] = {}
         self._told: set[tuple[str, str]] = set()
         self._fleet = Fleet(
             configs,
-            open_server or server_opener(containment, data_dir / "logs"),
+            self._open,
             clock=clock,
             events=journal,
             accompany=self._follow_tools,
@@ -203,6 +204,23 @@ class ServerPool:
         trees = {tree.leader_pid: tree for tree in self._containment.trees()}
         return tuple(self._status(config, trees) for _, config in sorted(self._fleet.configs.items()))
 
+    # Starting
+
+    @asynccontextmanager
+    async def _open(self, config: ServerConfig) -> AsyncIterator[RunningServer]:
+        """Open a server in the way that worked last time."""
+        started = False
+        try:
+            async with self._open_server(self._catalogue.advised(config)) as server:
+                started = True
+                introduction = _introduce(server.server_info) or ""
+                self._catalogue.learn(config, introduction, probe_unwelcome=server.probe_unwelcome)
+                yield server
+        except SextonError:
+            if not started:
+                self._catalogue.unlearn(config)
+            raise
+
     # Tools
 
     async def _follow_tools(self, config: ServerConfig, server: RunningServer) -> None:
@@ -222,8 +240,10 @@ class ServerPool:
             await self._record(config, tools)
 
     async def _record(self, config: ServerConfig, tools: tuple[Tool, ...]) -> None:
-        if self._catalogue.record(config, tools):
+        is_news = self._catalogue.record(config, tools)
+        if is_news:
             self._journal.append("server.tools_changed", subject=config.name, tools=[tool.name for tool in tools])
+        if is_news or self._catalogue.needs_saving(config):
             try:
                 # A disk that hangs must not hold up the end of a server.
                 await anyio.to_thread.run_sync(self._catalogue.save, config, abandon_on_cancel=True)

@@ -103,6 +103,8 @@ class RemoteServer:
         self._links: list[_Link] = []
         self._calls_of_the_past = 0
         self._control: HolderSession | None = None
+        self.probe_unwelcome = False
+        """Whether it did not answer `server/discover`."""
         self._tools = ToolList()
         self._schemas = OutputSchemas(config.name, self._tools.get)
 
@@ -201,11 +203,12 @@ class RemoteServer:
     @asynccontextmanager
     async def _linked(self, holder: str, callbacks: Callbacks, *, is_holder: bool) -> AsyncIterator[HolderSession]:
         link = _Link(
-            self.config, holder, callbacks, self._schemas, self._tools, on_loss=self._take_loss, is_holder=is_holder
+            self._advised(), holder, callbacks, self._schemas, self._tools, on_loss=self._take_loss, is_holder=is_holder
         )
         self._tasks.start_soon(self._keep, link)
         try:
             session = await link.wait_open()
+            self.probe_unwelcome = self.probe_unwelcome or link.probe_unwelcome
             self._links.append(link)
             yield session
         finally:
@@ -213,6 +216,10 @@ class RemoteServer:
                 self._links.remove(link)
                 self._calls_of_the_past += link.tool_calls
             await link.close()
+
+    def _advised(self) -> ServerConfig:
+        """What we know of the server by now, it need not be asked again."""
+        return replace(self.config, protocol="legacy") if self.probe_unwelcome else self.config
 
     async def _keep(self, link: _Link) -> None:
         await link.run()
@@ -254,6 +261,7 @@ class _Link:
         self.is_holder = is_holder
         self.trouble: str | None = None
         """What went wrong last, as the end of a sentence about the server."""
+        self.probe_unwelcome = False
         self._on_loss = on_loss
         self._losses: dict[RequestId, _Loss] = {}
         self._config = config
@@ -321,7 +329,7 @@ class _Link:
                 explain=self._explain,
             )
             async with running(session):
-                await shake_hands(session, self._config.protocol)
+                self.probe_unwelcome = await shake_hands(session, self._config.protocol)
                 self._session = session
                 self._opened.set()
                 await self._closing.wait()

@@ -34,6 +34,11 @@ class RunningServer(Protocol):
     @property
     def protocol_version(self) -> str | None: ...
 
+    @property
+    def probe_unwelcome(self) -> bool:
+        """Whether it is better not asked `server/discover` when it is next started."""
+        ...
+
     def connect(self, holder: str, callbacks: Callbacks = ...) -> AbstractAsyncContextManager[ClientSession]:
         """Connect one holder.  Raises ServerDied when the server has ended."""
         ...

@@ -70,7 +70,11 @@ _NOBODY = Callbacks()
 
 
 class _DiedOfProbe(Exception):
-    """The server ended before it answered anything, and the first it was asked was `server/discover`."""
+    """The server ended before it answered anything, after it had read `server/discover`, the first it was asked.
+
+    One that ends without having read that has another reason, which is not
+    worth a second start: a missing setting, say.
+    """
 
 
 @final
@@ -83,6 +87,8 @@ class ServerProcess:
         self.ended = anyio.Event()
         """Set as soon as the connection is over, whoever ended it."""
         self.end: ConnectionEnd | None = None
+        self.probe_unwelcome = False
+        """Whether it died of `server/discover`, or did not answer it."""
         self.junk_lines = 0
         """Lines of output that were no messages."""
         self._tasks = tasks
@@ -101,6 +107,7 @@ class ServerProcess:
         self._big_lines = anyio.Semaphore(_PARALLEL_BIG_LINES)
         self._end_of_output = anyio.Event()
         self._tree_end: TreeEnd | None = None
+        self._read_all = False
         self._tree_ended = anyio.Event()
 
     @classmethod
@@ -136,6 +143,7 @@ class ServerProcess:
             if process is None:
                 _log.info("server %r ended when asked server/discover; starting it in the legacy way", config.name)
                 process = await stack.enter_async_context(start("legacy"))
+                process.probe_unwelcome = True
             yield process
 
     @classmethod
@@ -265,9 +273,9 @@ class ServerProcess:
         with anyio.CancelScope(deadline=deadline) as waiting:
             try:
                 await self.tree.wait_started()
-                await shake_hands(control, protocol)
+                self.probe_unwelcome = await shake_hands(control, protocol)
             except ServerDied as death:
-                if protocol == "auto" and not self._multiplexer.answers and self._tree_end is not None:
+                if protocol == "auto" and not self._multiplexer.answers and self._read_all:
                     raise _DiedOfProbe from death
                 raise
             except (MCPError, InvalidAnswer, ValidationError, RuntimeError) as refusal:
@@ -365,6 +373,7 @@ class ServerProcess:
 
     async def _watch(self) -> None:
         self._tree_end = await self.tree.wait_ended()
+        self._read_all = self._transport.all_was_read
         self._tree_ended.set()
         with anyio.move_on_after(_LAST_OUTPUT_TIMEOUT):
             await self._end_of_output.wait()

@@ -8,10 +8,13 @@ are the business of others.  Runs on asyncio and on trio.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
+import termios
 from collections import deque
 from collections.abc import Callable
-from typing import final
+from typing import Final, final
 
 import anyio
 
@@ -19,6 +22,9 @@ from sexton.mcp_servers.line_buffer import LineBuffer, LineLimitExceeded
 from sexton.mcp_servers.pipe_reader import pipe_reader
 
 __all__ = ["LineLimitExceeded", "OutgoingLine", "StdinClosed", "StdinStalled", "StdioTransport"]
+
+
+_INT: Final = struct.Struct("i")
 
 
 class StdinStalled(Exception):
@@ -95,6 +101,17 @@ class StdioTransport:
             self._outgoing.append(outgoing)
             self._more.set()
         return outgoing
+
+    @property
+    def all_was_read(self) -> bool:
+        """Whether the other side has taken all that was written out of the pipe; also true where that is not told."""
+        if self._outgoing or self._stdin_closed:
+            return False
+        try:
+            unread = fcntl.ioctl(self._stdin, termios.FIONREAD, bytes(_INT.size))
+        except OSError:
+            return True
+        return bool(_INT.unpack(unread)[0] == 0)
 
     def withdraw(self, outgoing: OutgoingLine) -> bool:
         """Take a line back.  Return False when it is too late, because some of it was written."""
