@@ -56,7 +56,10 @@ def bystanders(tmp_path: Path) -> Iterator[Bystanders]:
 async def test_a_crowd_is_ended_and_its_neighbour_is_not(
     kind: str, boundary: Boundary, tmp_path: Path, bystanders: Bystanders
 ) -> None:
-    """Z16, Z18, Z19, Z20: eight flat-out hoppers, a bomb that replaces its dead, wide, deep, and many orphans."""
+    """Z16, Z18, Z19, Z20, Z49: flat-out hoppers, a bomb that replaces its dead, wide, deep, many orphans, vfork storms.
+
+    Mutant seen to fail here: a keeper that kills the cgroup of its gateway instead of the leaf (`wide`).
+    """
     with trials(tmp_path, [kind, "daemonises"]) as (crowd, neighbour):
         async with (
             Containment.open(tmp_path / "state", boundary=boundary) as containment,

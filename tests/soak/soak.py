@@ -65,9 +65,10 @@ ADVERSARIES = (
     "closes_everything",
     "parent_clones",
     "headless",
+    "another_user",
 )
 ENDS_BY_ITSELF = {"daemonises_and_exits", "holds_stdout"}
-NOT_WITHOUT_LEAF = {"scrubs", "wipes_environ", "parent_clones", "slow_hoppers"}
+NOT_WITHOUT_LEAF = {"scrubs", "wipes_environ", "parent_clones", "another_user", "slow_hoppers"}
 """Without a leaf, what has no cookie or does not stay may survive the death of gateway and helpers at once, if it is
 younger than the last census; `sexton doctor` says so."""
 MOST_HEIRS = 6

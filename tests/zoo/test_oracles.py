@@ -44,6 +44,8 @@ HEAD_COUNTS = {
     "closes_everything": 2,
     "parent_clones": 4,
     "headless": 1,
+    "another_user": 2,
+    "vforks": 3,
 }
 
 

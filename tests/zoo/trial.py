@@ -55,9 +55,10 @@ CHEAP = (
     "closes_everything",
     "parent_clones",
     "headless",
+    "another_user",
 )
 # Each costs a core, or a hundred processes.
-COSTLY = ("hoppers", "bomb", "wide", "deep", "orphans")
+COSTLY = ("hoppers", "bomb", "wide", "deep", "orphans", "vforks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -520,6 +520,53 @@ def parent_clones(_: Options) -> None:
     serve()
 
 
+def another_user(_: Options) -> None:
+    """Z23: a daemon that runs as somebody else, where that is allowed to it."""
+
+    def change(roll: RollCall) -> Callable[[], NoReturn]:
+        def work() -> NoReturn:
+            with contextlib.suppress(PermissionError):
+                os.setresuid(65534, 65534, 65534)
+            roll.here()
+            linger()
+
+        return work
+
+    with_company(lambda roll: daemon(change(roll)))
+
+
+def vforks(_: Options) -> None:
+    """Z49: threads that make children by vfork all the time; and one of many threads executes another program."""
+    import threading
+
+    def storm() -> NoReturn:
+        while True:
+            with contextlib.suppress(OSError):
+                os.waitpid(os.posix_spawn("/bin/sleep", ["sleep", "0"], {}, setsid=True), 0)
+
+    def in_threads(roll: RollCall, last: Callable[[], NoReturn]) -> Callable[[], None]:
+        def work() -> None:
+            os.setsid()
+            for _number in range(4):
+                threading.Thread(target=storm, daemon=True).start()
+            threading.Thread(target=last, daemon=True).start()
+            roll.here()
+            linger()
+
+        return work
+
+    def both(roll: RollCall) -> None:
+        child(in_threads(roll, linger_in_thread))
+        child(in_threads(roll, disguised_sleep))
+
+    with_company(both)
+
+
+def linger_in_thread() -> NoReturn:
+    while True:
+        time.sleep(3600)
+
+
 def headless(_: Options) -> None:
     """Z51: its first thread ends while another serves on, so that the process reads as a zombie and is none."""
     import ctypes
@@ -578,6 +625,8 @@ KINDS: dict[str, Callable[[Options], None]] = {
     "closes_everything": closes_everything,
     "parent_clones": parent_clones,
     "headless": headless,
+    "another_user": another_user,
+    "vforks": vforks,
     "run": run,
 }
 
