@@ -1,4 +1,7 @@
-"""A cancellation at any await point of a tree's life leaves nothing behind, once or twice, on both backends."""
+"""A cancellation at any await point of a tree's life leaves nothing behind, once or twice, on both backends.
+
+Mutant seen to fail here: a keeper that never looks at its lifeline (P2).
+"""
 
 from __future__ import annotations
 

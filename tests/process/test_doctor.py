@@ -1,4 +1,7 @@
-"""The doctor promises neither more nor less than the host holds."""
+"""The doctor promises neither more nor less than the host holds.
+
+Mutant seen to fail here: a self-test that does not look whether its adversaries are gone (P8).
+"""
 
 from __future__ import annotations
 

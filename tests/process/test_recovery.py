@@ -1,6 +1,9 @@
 """Recovery ends what was left behind, and touches nobody whom it cannot be certain of.
 
 The records here are made by hand for real processes that no keeper watches: what a crash of all three leaves behind.
+
+Mutants seen to fail here: the pid of the ledger without a look at who has it now, a cgroup known by its path alone
+(P5); a recovery that ends the trees of a living gateway (P6).
 """
 
 from __future__ import annotations

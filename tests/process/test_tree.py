@@ -1,4 +1,8 @@
-"""A tree lives no longer than its handle, and its end is proven."""
+"""A tree lives no longer than its handle, and its end is proven.
+
+Mutants seen to fail here: a keeper that takes no notice of the end of its lifeline (P2), one that does nothing when the
+leader has exited and a helper stays (P3), a sweep that ends what is held (P6).
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Any one of our processes may be killed or stopped at any time, and nothing is left behind.
 
 Each test ends with the `none_left` fixture: no program of the test and no helper of ours is left.
+
+Mutant seen to fail here: a keeper that does not watch the gateway's pidfd (P2, with a forked worker).
 """
 
 from __future__ import annotations

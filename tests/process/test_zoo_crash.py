@@ -1,6 +1,8 @@
 """Gateway, warden and keepers are all killed at once; the next start finishes what they left.
 
 All are stopped before any is killed, so that none can act on the death of another: the worst order, forced.
+
+Mutants seen to fail here: no recovery at the next start (P7); a recovery that ends the trees of a living gateway (P6).
 """
 
 from __future__ import annotations

@@ -3,6 +3,10 @@
 Judged by oracles that do not ask the code under test: who is alive by an independent cgroup and a FIFO, whether any
 process that is none of ours was touched, and whether a helper was left.  All kinds of one test run side by side, so
 each is also the neighbour of all others.
+
+Mutants seen to fail here: SIGKILL to the leader's process group only, a keeper that is no subreaper, no walk of
+descendants beside the cgroup (whole trees, P3); a warden that sweeps what living keepers keep (P1); keepers that do not
+watch the warden, a warden that is no subreaper (P7).
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def bystanders(tmp_path: Path) -> Iterator[Bystanders]:
 
 @pytest.fixture
 def launched(tmp_path: Path) -> Iterator[tuple[Trial, ...]]:
-    """Z37, Z38, Z39, Z40: what needs no network."""
+    """Z37, Z38, Z39, Z40, Z46: what needs no network."""
     (tmp_path / "package.json").write_text(json.dumps({"name": "zoo", "scripts": {"serve": SERVER}}))
     (tmp_path / "detached.js").write_text(DETACHED)
     installed = tmp_path / "installed-server"
@@ -60,6 +60,9 @@ def launched(tmp_path: Path) -> Iterator[tuple[Trial, ...]]:
         "bash": ("bash", "-lc", f"{SERVER} | cat; true"),
         "installed": (str(installed),),
     }
+    if shutil.which("tmux"):
+        session = f"tmux -S {tmp_path}/tmux -f /dev/null new-session -d 'exec sleep 86400'"
+        commands["tmux"] = ("sh", "-c", f"{session}; exec {SERVER}")
     if shutil.which("node"):
         commands |= {
             "npm run": ("npm", "run", "--silent", "--prefix", str(tmp_path), "serve"),

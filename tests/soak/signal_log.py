@@ -52,7 +52,7 @@ def record_signals(log: str, role: str, state_dir: str) -> None:
 
 
 def read_signals(log: str) -> Iterator[dict[str, Any]]:
-    """What was noted so far: by, sender, how, number, asked, and of each target pid, line, truth, is_helper."""
+    """What was noted so far: by, sender, how, number, asked, and of each target pid, line, truths, is_helper."""
     if os.path.exists(log):  # noqa: PTH110
         with open(log) as file:  # noqa: PTH123
             yield from map(json.loads, file)
@@ -63,7 +63,7 @@ def strangers_in(record: dict[str, Any], truths: set[str]) -> list[dict[str, Any
     return [
         target
         for target in record["targets"]
-        if record["sender"] not in target["line"] and target["truth"] not in truths and not target["is_helper"]
+        if record["sender"] not in target["line"] and truths.isdisjoint(target["truths"]) and not target["is_helper"]
     ]
 
 
@@ -96,7 +96,16 @@ def _look_at(pid: int, state_dir: str) -> dict[str, Any] | None:
         return None
     links = _open_links(pid)
     is_helper = _read(f"/proc/{pid}/comm").startswith("sexton-") and any(one.startswith(state_dir) for one in links)
-    return {"pid": pid, "line": line, "truth": _truth_of(pid, links), "is_helper": is_helper}
+    truths = _truths_of(pid, links)
+    if _is_dead(pid):  # it died while we looked, and a dying process leaves its cgroups and closes its files
+        return None
+    return {"pid": pid, "line": line, "truths": truths, "is_helper": is_helper}
+
+
+def _is_dead(pid: int) -> bool:
+    """Gone, or a zombie without any living thread (proc_pid_stat(5): state and num_threads)."""
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return not fields or (fields[0] in "ZX" and int(fields[17]) <= 1)
 
 
 def _line_of(pid: int) -> list[int] | None:
@@ -117,12 +126,10 @@ def _parent_of(pid: int) -> int | None:
     return int(stat.rpartition(")")[2].split()[1]) if stat else None
 
 
-def _truth_of(pid: int, links: list[str]) -> str | None:
-    for line in _read(f"/proc/{pid}/cgroup").splitlines():
-        name = line.rpartition("/")[2]
-        if name.startswith("zoo-"):
-            return name
-    return next((link for link in links if link.endswith(".alive")), None)
+def _truths_of(pid: int, links: list[str]) -> list[str]:
+    """The signs by which an adversary's family is known: its cgroup of the truth, and its FIFO (see `zoo.oracles`)."""
+    groups = [line.rpartition("/")[2] for line in _read(f"/proc/{pid}/cgroup").splitlines()]
+    return [one for one in groups if one.startswith("zoo-")] + [one for one in links if one.endswith(".alive")]
 
 
 def _group(group: int) -> list[int]:

@@ -151,7 +151,7 @@ class Soak:
 
     def _lease(self, site: Site, ends_at: float) -> Lease:
         trial, apparatus = self._server(self._kind())
-        site.truths.add(trial.truth.name)
+        site.truths |= trial.truth.signs
         [tree] = site.gateway.start([trial]).values()
         lease = Lease(trial, apparatus, tree, ends_at)
         if trial.kind in ENDS_BY_ITSELF:
@@ -313,7 +313,7 @@ class Soak:
 
     def _storm(self, site: Site) -> tuple[Trial, ExitStack]:
         trial, apparatus = self._server(self._random.choice(["stubborn", "daemonises", "scrubs"]))
-        site.truths.add(trial.truth.name)
+        site.truths |= trial.truth.signs
         site.gateway.begin_storm(trial, [self._random.uniform(0, 0.5) for _ in range(10)])
         return trial, apparatus
 
@@ -329,7 +329,7 @@ class Soak:
 
     def _attacker(self, site: Site, kind: str) -> Lease:
         trial, apparatus = self._server(kind)
-        site.truths.add(trial.truth.name)
+        site.truths |= trial.truth.signs
         lease = Lease(trial, apparatus, site.gateway.start([trial])[kind], ends_at=float("inf"))
         site.leases.append(lease)
         site.gateway.strike(kind)

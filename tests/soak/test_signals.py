@@ -64,7 +64,7 @@ def recording(folder: Path, boundary: Boundary) -> GatewayProcess:
 def signals(folder: Path, made: tuple[Trial, ...]) -> list[dict[str, Any]]:
     """All that were noted, after the proof that each went to one of ours."""
     noted = list(read_signals(str(folder / "signals")))
-    truths = {trial.truth.name for trial in made}
+    truths = set().union(*(trial.truth.signs for trial in made))
     astray = [(one["how"], one["asked"], strangers) for one in noted if (strangers := strangers_in(one, truths))]
     assert astray == []
     return noted

@@ -131,7 +131,8 @@ class Truth:
         hierarchy = truth_hierarchy()
         self.group = TruthGroup(hierarchy / f"zoo-{os.getpid()}-{time.monotonic_ns()}") if hierarchy else None
         joined = ("--truth", str(self.group.procs)) if self.group else ()
-        self.name = self.group.folder.name if self.group else str(self._fifo)
+        self.signs = {str(self._fifo), *([self.group.folder.name] if self.group else ())}
+        """By these any of the family can be told: the name of its cgroup, and the FIFO that it holds open."""
         self.arguments: tuple[str, ...] = (*joined, "--alive", str(self._fifo))
 
     def survivors(self) -> list[int]:
