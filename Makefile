@@ -49,17 +49,20 @@ clean:  ## remove everything that the other targets made
 	rm -rf $(VENV) $(SERVERS) .peers .bench .sexton build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(STAMP): requirements/run.txt requirements/dev.txt pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip --quiet install --require-hashes -r requirements/run.txt -r requirements/dev.txt
-	$(BIN)/python -m pip --quiet install --no-deps --no-build-isolation --editable .
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "sexton needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	@echo "Installing sexton into $(VENV) (about a minute, only now) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --quiet --disable-pip-version-check install --require-hashes -r requirements/run.txt -r requirements/dev.txt
+	@$(BIN)/python -m pip --quiet --disable-pip-version-check install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # The servers of the starter configuration, away from our own environment: they choose their own versions.
 $(SERVERS_STAMP): $(STARTER)/servers.txt $(STARTER)/package.json $(STARTER)/package-lock.json $(STARTER)/.npmrc
 	@command -v npm >/dev/null || { echo "Two of the MCP servers that are run and tested here need node and npm: https://nodejs.org/"; exit 1; }
-	$(PYTHON) -m venv $(SERVERS)/python
-	$(SERVERS)/python/bin/python -m pip --quiet install --require-hashes -r $(STARTER)/servers.txt
-	mkdir -p $(SERVERS)/node
-	cp $(STARTER)/package.json $(STARTER)/package-lock.json $(STARTER)/.npmrc $(SERVERS)/node/
-	cd $(SERVERS)/node && npm ci --silent
+	@echo "Installing MCP servers to run and test with into $(SERVERS) (only now) ..."
+	@$(PYTHON) -m venv $(SERVERS)/python
+	@$(SERVERS)/python/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r $(STARTER)/servers.txt
+	@mkdir -p $(SERVERS)/node
+	@cp $(STARTER)/package.json $(STARTER)/package-lock.json $(STARTER)/.npmrc $(SERVERS)/node/
+	@cd $(SERVERS)/node && npm ci --silent
 	@touch $@

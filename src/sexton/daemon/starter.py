@@ -62,7 +62,7 @@ _HEAD = """\
 # Durations: "500ms", "30s", "10m", "1h30m", "2d".   Sizes: "64KiB", "512MiB".
 # Secrets do not stand here: "${env:NAME}" reads an environment variable, "${file:~/.secret}" a file.
 
-# listen = "127.0.0.1:7390"          # where the command line and the dashboard find it
+# listen = "127.0.0.1:7390"          # where the command line finds it
 # timezone = "Europe/Amsterdam"      # of the jobs; default UTC
 # concurrency = 16                   # runs at once
 # drain_timeout = "20s"              # how long a stop waits for running jobs
@@ -91,7 +91,7 @@ command = "npx"
 args = ["-y", "@modelcontextprotocol/server-everything"]
 # env = { TOKEN = "${env:MY_TOKEN}" }
 # sharing = "exclusive"              # one process for each who uses it, e.g. a browser
-# tools = { deny = ["printEnv"] }    # or allow = ["echo"]
+# tools = { deny = ["get-env"] }    # or allow = ["echo"]
 
 [jobs.greeting]
 every = "45s"
