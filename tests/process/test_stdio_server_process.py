@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -423,6 +425,8 @@ async def test_a_server_that_dies_at_its_start_is_an_error_with_its_last_words(c
             pytest.fail("it cannot have started")
     assert "ended with status 7 before the handshake was done" in str(death.value)
     assert "TOKEN is not set" in str(death.value)
+    assert death.value.hint is not None
+    assert "under [servers.raw]" in death.value.hint
 
 
 async def test_a_server_that_dies_unasked_is_not_started_twice(containment: Containment, tmp_path: Path) -> None:
@@ -437,6 +441,25 @@ async def test_a_server_that_never_answers_is_given_up_in_time(containment: Cont
     with pytest.raises(ConnectTimedOut, match=r"did not complete the handshake within 0\.3 s"):
         async with raw_process(containment, "never-answers", connect_timeout=0.3):
             pytest.fail("it cannot have answered")
+
+
+async def test_a_program_that_prints_something_else_is_quoted(containment: Containment) -> None:
+    script = "echo Listening on port 8080; exec sleep 100"
+    config = ServerConfig(name="web", transport=StdioServer(command="sh", args=("-c", script)), connect_timeout=1)
+    with pytest.raises(ConnectTimedOut, match="no MCP messages, first: Listening on port 8080"):
+        async with ServerProcess.open(config, containment, owner="test"):
+            pytest.fail("it cannot have answered")
+
+
+async def test_a_server_that_ends_with_the_warden_says_so_and_not_by_whose_hand(containment: Containment) -> None:
+    async with raw_process(containment) as process:
+        warden = containment.warden_pid
+        assert warden is not None
+        os.kill(warden, signal.SIGKILL)
+        with anyio.fail_after(10):
+            await process.ended.wait()
+        assert process.end is not None
+        assert "because sexton's warden was killed" in process.end.text()
 
 
 async def test_a_missing_command_is_said_to_be_missing(containment: Containment) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sexton.cli import figures
 from sexton.cli.console import EventConsole
 from sexton.cli.event_lines import line_of
-from sexton.cli.job_options import parse_moment
+from sexton.cli.job_options import parse_moment, parse_schedule
 from sexton.cli.places import Places
 from sexton.cli.tool_arguments import parse_arguments
 from sexton.errors import UsageError
@@ -131,6 +131,11 @@ def test_moments_are_in_the_zone_that_is_named() -> None:
     assert parse_moment("+1h30m", zone, now=NOW) == NOW + timedelta(minutes=90)
 
 
+def test_a_moment_that_has_passed_is_refused() -> None:
+    with pytest.raises(UsageError, match="'2020-01-01', which has passed"):
+        parse_schedule(every=None, cron=None, at="2020-01-01", zone=ZoneInfo("UTC"))
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [(None, ""), (0, "0 ms"), (0.0123, "12 ms"), (0.84, "0.8 s"), (41.7, "42 s"), (200, "3m 20s"), (90_000, "1d 1h")],
@@ -196,7 +201,23 @@ HAPPENINGS = [
     Happening(kind="run.ended", data={"run": "x", "state": "cancelled", "seconds": 4.0, "reason": "by hand"}),
     Happening(kind="run.skipped", data={"state": "skipped", "reason": "the previous run has not ended", "count": 3}),
     Happening(kind="server.retired", subject="time", data={"reason": "idle", "calls": 14}),
-    Happening(kind="server.died", subject="time", data={"error": "it ended with status 1", "holders": ["api:12"]}),
+    Happening(
+        kind="server.died", subject="time", data={"error": "server 'time' ended with status 1.", "holders": ["api:12"]}
+    ),
+    Happening(
+        kind="server.start_failed",
+        subject="time",
+        data={"error": "'time' could not be started: the command 'uvx' was not found.\nNext: install 'uvx'"},
+    ),
+    Happening(
+        kind="run.ended",
+        data={
+            "run": "x",
+            "state": "failed",
+            "seconds": 0.2,
+            "error": "server 'git' ended with status 3.\n  Its last words: 1\n    2\n    3\n    4",
+        },
+    ),
     Happening(kind="server.breaker_open", subject="time", data={"failures": 5, "retry_in": 30.0}),
     Happening(
         kind="settings.problem", subject="settings", data={"what": "sexton.toml:3: evry: unknown", "hint": "every"}
@@ -225,7 +246,13 @@ def test_what_a_person_sees_of_a_gateway() -> None:
         "14:03:07  ! clock       cancelled after 4.0 s: by hand\n"
         "14:03:07  ! clock       skipped 3 times: the previous run has not ended\n"
         "14:03:07  ○ time        retired after 14 calls: idle\n"
-        "14:03:07  ✘ time        died (held by api:12): it ended with status 1\n"
+        "14:03:07  ✘ time        died (held by api:12): it ended with status 1.\n"
+        "14:03:07  ✘ time        did not start: the command 'uvx' was not found.\n"
+        "                  Next: install 'uvx'\n"
+        "14:03:07  ✘ clock       failed after 0.2 s: server 'git' ended with status 3.\n"
+        "                        Its last words: 1\n"
+        "                        2\n"
+        "                        (+2 lines)\n"
         "14:03:07  ! time        failed 5 times in a row; not started for 30 s\n"
         "                  Next: try at once: sexton servers restart NAME\n"
         "14:03:07  ! settings    sexton.toml:3: evry: unknown\n"

@@ -59,6 +59,8 @@ class EventConsole:
             return  # the jobs of the configuration, each time that it is new to the database
         elif line := line_of(event.kind, self._jobs.name_holders(event.data)):
             self._print(self._laid_out(event, line), may_cut=line.mark not in (Mark.FAILED, Mark.WARNING))
+            for detail in line.details:
+                self._print(Text.assemble(" " * self._indent(), printable(detail)))
             if line.hint:
                 self._print(Text.assemble(" " * (self._indent() - 6), ("Next: ", "bold"), printable(line.hint)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -26,10 +27,11 @@ class Mark(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventLine:
-    """`hint` is what to do next, on a line of its own."""
+    """`details` are further lines of an error, `hint` is what to do next, on a line of its own."""
 
     mark: Mark
     text: str
+    details: tuple[str, ...] = ()
     hint: str | None = None
 
 
@@ -55,9 +57,10 @@ def _run_ended(data: Data) -> EventLine:
             said = first_line(data.get("output"))
             return EventLine(mark=Mark.DONE, text=f"ran{took}" + (f": {said}" if said else ""))
         case "failed":
-            what, hint = _split_hint(data.get("error") or data.get("reason"))
+            what, details, hint = _split_error(data.get("error") or data.get("reason"))
             after = took.replace(" in ", " after ")
-            return EventLine(mark=Mark.FAILED, text=f"failed{after}" + (f": {what}" if what else ""), hint=hint)
+            text = f"failed{after}" + (f": {what}" if what else "")
+            return EventLine(mark=Mark.FAILED, text=text, details=details, hint=hint)
         case state:
             reason = first_line(data.get("reason") or data.get("error"))
             after = took.replace(" in ", " after ")
@@ -115,12 +118,18 @@ def _server_retired(data: Data) -> EventLine:
     return EventLine(mark=Mark.DOWN, text=f"retired{calls}: {_RETIRED.get(reason, reason)}")
 
 
+_NOT_STARTED = re.compile(r"^'[^']+' could not be started: ")
+_ITSELF = re.compile(r"^server '[^']+' ")
+
+
 def _server_failed(word: str) -> Callable[[Data], EventLine]:
     def tell(data: Data) -> EventLine:
-        what, hint = _split_hint(data.get("error"))
+        what, details, hint = _split_error(data.get("error"))
         holders = _names(data.get("holders"))
         held = f" (held by {holders})" if holders and word == "died" else ""
-        return EventLine(mark=Mark.FAILED, text=f"{word}{held}: {what}", hint=hint)
+        # Whom it is about stands before it already.
+        what = _ITSELF.sub("it ", _NOT_STARTED.sub("", what))
+        return EventLine(mark=Mark.FAILED, text=f"{word}{held}: {what}", details=details, hint=hint)
 
     return tell
 
@@ -254,7 +263,15 @@ def _names(names: Any) -> str:
     return ", ".join(str(name) for name in names or ())
 
 
-def _split_hint(text: Any) -> tuple[str, str | None]:
-    """The first line of an error's text, and its `Next:` line if it has one."""
-    what, _, hint = str(text or "").partition("\nNext: ")
-    return first_line(what), first_line(hint) or None
+_MOST_DETAILS = 3
+
+
+def _split_error(text: Any) -> tuple[str, tuple[str, ...], str | None]:
+    """The first line of an error's text, the next few (the last words of a server, say), and its `Next:` line."""
+    said, _, hint = str(text or "").partition("\nNext: ")
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    what, details = lines[:1], lines[1:]
+    if len(details) > _MOST_DETAILS:
+        left = len(details) - _MOST_DETAILS + 1
+        details = [*details[: _MOST_DETAILS - 1], f"(+{counted(left, 'line')})"]
+    return "".join(what), tuple(details), first_line(hint) or None

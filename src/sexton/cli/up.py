@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import typer
 
 from sexton.cli.console import EventConsole
@@ -24,5 +26,23 @@ def up(context: typer.Context, config: ConfigOption = None, data: DataOption = N
 
     from sexton.daemon import serve
 
+    _log_to_stderr()
     console = EventConsole()
     anyio.run(lambda: serve(settings, folder, on_event=console.show))
+
+
+class _LikeAnEvent(logging.Formatter):
+    """What is no event (defects, a server's junk, warnings of libraries), laid out like one, with its traceback."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s  ! %(origin)-10s  %(message)s", datefmt="%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.origin = record.name.partition(".")[0]
+        return super().format(record)
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_LikeAnEvent())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -29,7 +29,7 @@ from mcp_types import (
 )
 from pydantic import ValidationError
 
-from sexton.containment import Containment, ProcessSpec, ProcessTree, TreeEnd, TreeStuck
+from sexton.containment import Containment, EndReason, ProcessSpec, ProcessTree, TreeEnd, TreeStuck
 from sexton.errors import SextonError
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.handshake import DISCOVER, INITIALIZE, Protocol, shake_hands
@@ -65,6 +65,7 @@ _EXIT_AFTER_EOF_TIMEOUT: Final = 0.5
 
 _PARALLEL_BIG_LINES: Final = 2
 _JUNK_SHOWN: Final = 5
+_JUNK_QUOTED: Final = 200
 
 _NOBODY = Callbacks()
 
@@ -91,6 +92,7 @@ class ServerProcess:
         """Whether it died of `server/discover`, or did not answer it."""
         self.junk_lines = 0
         """Lines of output that were no messages."""
+        self._first_junk = ""
         self._tasks = tasks
         self._started_at = anyio.current_time()
         self._transport = StdioTransport(
@@ -283,7 +285,7 @@ class ServerProcess:
         if waiting.cancelled_caught:
             raise ConnectTimedOut(
                 f"server {self.config.name!r} did not complete the handshake within "
-                f"{self.config.connect_timeout:g} s.{quoted_last_words(self.last_words)}",
+                f"{self.config.connect_timeout:g} s.{self._junk_text()}{quoted_last_words(self.last_words)}",
                 hint="run its command by hand to see what it waits for, or raise its connect_timeout",
             )
         self._remember(control)
@@ -299,7 +301,7 @@ class ServerProcess:
         last_words = quoted_last_words(self.last_words)
         raise ConnectFailed(
             f"server {self.config.name!r} refused the handshake: {_words(refusal)}.{last_words}",
-            hint=f"is this an MCP server? Try: sexton servers check {self.config.name}",
+            hint="check that its command is that of an MCP server on stdio",
         ) from refusal
 
     async def _shut_down(self) -> None:
@@ -396,7 +398,15 @@ class ServerProcess:
             returncode=end.returncode,
             signal=end.signal,
             last_words=self.last_words,
+            hint=self._advice() if self._handshake is None else None,
         )
+
+    def _advice(self) -> str:
+        """What to do about a server that ends before it was ready."""
+        name = self.config.name
+        if self.last_words:
+            return f"correct under [servers.{name}] what its last words complain of (command, args, env)"
+        return f"run the command of [servers.{name}] by hand to see why it ends"
 
     def _session(self, holder: str, callbacks: Callbacks, *, is_holder: bool) -> HolderSession:
         connection = VirtualConnection(self._multiplexer, holder, is_holder=is_holder)
@@ -442,8 +452,16 @@ class ServerProcess:
         if not line.strip():
             return
         self.junk_lines += 1
+        self._first_junk = self._first_junk or line[:_JUNK_QUOTED].decode(errors="replace").strip()
         level = logging.WARNING if self.junk_lines <= _JUNK_SHOWN else logging.DEBUG
         _log.log(level, "server %r wrote a line that is no MCP message: %.200r", self.config.name, line[:200])
+
+    def _junk_text(self) -> str:
+        """That stdout is used for something else than MCP is the likeliest reason of a handshake that never ends."""
+        if not self.junk_lines:
+            return ""
+        lines = "a line" if self.junk_lines == 1 else f"{self.junk_lines} lines"
+        return f"\n  It wrote {lines} to stdout that are no MCP messages, first: {self._first_junk}"
 
     def _on_list_changed(self, method: str) -> None:
         if method == "notifications/tools/list_changed":
@@ -470,7 +488,16 @@ def _words(error: Exception) -> str:
     return (error.what if isinstance(error, SextonError) else str(error)).removesuffix(".")
 
 
+_ENDED_BY = {
+    EndReason.WARDEN_DIED: "was ended, because sexton's warden was killed or crashed; a new one takes its place",
+    EndReason.KEEPER_DIED: "was ended, because its keeper was killed or crashed",
+}
+"""Their words come before how the process itself ended, which is by the hand of who was left."""
+
+
 def _exit_text(end: TreeEnd) -> str:
+    if end.reason in _ENDED_BY:
+        return _ENDED_BY[end.reason]
     if end.signal is not None:
         return f"was killed by {_signal_name(end.signal)}"
     if end.returncode is not None:

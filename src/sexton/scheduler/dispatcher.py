@@ -399,7 +399,6 @@ class Scheduler:
 
     def _note_failure(self, error: DatabaseError) -> None:
         if self._failing is None or self._failing.failure is not error.failure:
-            LOG.error("%s", error)
             self._journal.append(
                 "database.failing",
                 subject=self._gateway.name,
