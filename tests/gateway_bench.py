@@ -112,6 +112,7 @@ class FakePool:
         self.call_began = anyio.Event()
         self.call_cancelled = anyio.Event()
         self.restarted: list[str] = []
+        self.catalogue: dict[str, tuple[FakeTool, ...]] = {}
 
     def status(self) -> list[FakeServer]:
         return self.servers
@@ -126,6 +127,9 @@ class FakePool:
 
     async def tools(self, server: str) -> tuple[FakeTool, ...]:
         return (FakeTool(), FakeTool(name="convert_time", description=None))
+
+    def known_tools(self, server: str) -> tuple[FakeTool, ...] | None:
+        return self.catalogue.get(server)
 
     async def check(self, server: str) -> FakeReport:
         if server == "time":

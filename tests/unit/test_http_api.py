@@ -11,7 +11,7 @@ import anyio
 import httpx2
 import pytest
 
-from gateway_bench import HEADERS, TOKEN, GatewayBench, client_of, gateway_bench
+from gateway_bench import HEADERS, TOKEN, FakeTool, GatewayBench, client_of, gateway_bench
 from sexton.errors import SextonError
 from sexton.gateway.http import Gate, create_app, load_token
 from sexton.gateway.http.app import ENDPOINTS
@@ -257,6 +257,7 @@ async def test_a_job_is_added_shown_paused_run_and_removed(client: httpx2.AsyncC
         ({"overlap": "maybe"}, 400, "/overlap"),
         ({"retrys": 3}, 400, "did you mean 'retries'?"),
         ({"action": {"kind": "call", "server": "tiem", "tool": "now"}}, 404, "did you mean 'time'?"),
+        ({"name": "a b"}, 400, "'a b' is no usable name"),
         ({"action": {"kind": "command", "argv": []}}, 400, "/action"),
         ({"action": {"kind": "dance"}}, 400, "/action"),
     ],
@@ -268,6 +269,20 @@ async def test_a_job_that_cannot_be_meant_is_refused(
     assert answer.status_code == status, answer.text
     assert said in json.dumps(answer.json(), ensure_ascii=False)
     assert (await client.get("jobs")).json() == []
+
+
+@pytest.mark.parametrize(
+    ("tool", "said"), [("convert_tiem", "did you mean 'convert_time'?"), ("denied", "may be used")]
+)
+async def test_a_tool_that_its_server_is_known_not_to_give_is_refused(
+    client: httpx2.AsyncClient, bench: GatewayBench, tool: str, said: str
+) -> None:
+    call = {"action": {"kind": "call", "server": "time", "tool": tool}}
+    assert (await client.post("jobs", json=CLOCK | call | {"name": "early"})).status_code == 201
+    bench.pool.catalogue["time"] = (FakeTool(), FakeTool(name="convert_time"), FakeTool(name="denied"))
+    answer = await client.post("jobs", json=CLOCK | call)
+    assert answer.status_code == 404
+    assert said in answer.text
 
 
 async def test_a_name_that_is_taken_is_a_conflict_and_put_replaces(client: httpx2.AsyncClient) -> None:

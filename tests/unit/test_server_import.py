@@ -211,9 +211,11 @@ def test_two_servers_with_the_same_variable_and_other_values_get_one_each(tmp_pa
 
 def test_a_dry_run_and_a_missing_target(tmp_path: Path) -> None:
     source, target = write(tmp_path / "mcp.json", CLAUDE), tmp_path / "new" / "sexton.toml"
-    assert import_servers(source, target, dry_run=True, environment={}).added
+    planned = import_servers(source, target, dry_run=True, environment={})
+    assert planned.added
+    assert "would get 4 servers" in planned.text()
     assert not target.exists()
-    import_servers(source, target, environment={})
+    assert "got 4 servers" in import_servers(source, target, environment={}).text()
     assert target.stat().st_mode & 0o777 == 0o600
     assert set(tomllib.loads(target.read_text())["servers"]) == {"github", "postgres", "remote", "my-notes"}
 

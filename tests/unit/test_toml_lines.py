@@ -110,6 +110,10 @@ def _paths(at: KeyPath, value: Any) -> list[KeyPath]:
     return [path for key, inner in pairs for path in [(*at, key), *_paths((*at, key), inner)]]
 
 
+def test_a_table_that_only_its_inner_tables_name_stands_where_the_first_of_them_does() -> None:
+    assert scan_key_lines("a = 1\n[server.time]\nb = 1\n[server.git]").of(("server",)) == 2
+
+
 @given(st.text(alphabet="ab=[]{}\"'#,.\n\\ 1", max_size=40))
 def test_any_text_ends_the_scan(text: str) -> None:
     scan_key_lines(text)

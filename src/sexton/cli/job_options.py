@@ -33,7 +33,16 @@ def parse_schedule(*, every: str | None, cron: str | None, at: str | None, zone:
         return {"every": parse_span("--every", every)}
     if cron is not None:
         return {"cron": cron}
-    return None if at is None else {"at": parse_moment(at, zone, now=datetime.now(UTC)).isoformat()}
+    return None if at is None else {"at": _future(at, zone, now=datetime.now(UTC)).isoformat()}
+
+
+def _future(text: str, zone: ZoneInfo, *, now: datetime) -> datetime:
+    if (moment := parse_moment(text, zone, now=now)) <= now:
+        raise UsageError(
+            f"The value of --at is {text!r}, which has passed.",
+            hint="name a time to come, such as 18:00 or +10m; a job without --at runs by hand",
+        )
+    return moment
 
 
 def parse_moment(text: str, zone: ZoneInfo, *, now: datetime) -> datetime:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
@@ -207,8 +207,12 @@ def add(
     command: Annotated[bool, typer.Option("--command", help="Run the program after `--`.")] = False,
     timezone: Annotated[str | None, typer.Option(metavar="ZONE", help="For --cron and --at; default: yours.")] = None,
     timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="A run ends after so long.")] = None,
-    overlap: Annotated[str | None, typer.Option(help="skip, queue, replace or parallel.")] = None,
-    catch_up: Annotated[str | None, typer.Option(help="none, latest or all.")] = None,
+    overlap: Annotated[
+        Literal["skip", "queue", "replace", "parallel"] | None, typer.Option(help="When one is still at work.")
+    ] = None,
+    catch_up: Annotated[
+        Literal["none", "latest", "all"] | None, typer.Option(help="Times that passed while no gateway ran.")
+    ] = None,
     retries: Annotated[int | None, typer.Option(min=0, help="How often a failed run is tried again.")] = None,
     paused: Annotated[bool, typer.Option("--paused", help="Add it, but let it wait for `resume`.")] = False,
     config: ConfigOption = None,

@@ -64,9 +64,14 @@ def follow(gateway: GatewayClient, run_id: str, *, after: int, as_json: bool) ->
     record: RunRecordDocument = gateway.get(f"runs/{segment(run_id)}")
     if as_json:
         print_json(record)
-    elif record["output"]:
+    elif record["output"] and not _is_told_by_error(record):
         say(record["output"].rstrip("\n"))
     _raise_unless_ran(record["run"])
+
+
+def _is_told_by_error(record: RunRecordDocument) -> bool:
+    """A tool that says why it failed says so in its output, and the error quotes it."""
+    return bool(record["output"]) and str(record["output"]).strip() in (record["run"]["error"] or "")
 
 
 def _events_of(gateway: GatewayClient, run_id: str, *, after: int) -> Iterator[EventDocument]:

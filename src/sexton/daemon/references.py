@@ -65,7 +65,9 @@ def _from_environment(name: str, environment: Mapping[str, str]) -> str:
     if not _ENV_NAME.fullmatch(name):
         raise ReferenceFails(f"refers to ${{env:{name}}}, and {name!r} is no name of an environment variable")
     if name not in environment:
-        raise ReferenceFails(f"refers to ${{env:{name}}}, and no environment variable {name} is set")
+        raise ReferenceFails(
+            f"refers to ${{env:{name}}}, and no environment variable {name} is set (export {name}=… before the start)"
+        )
     return environment[name]
 
 

@@ -77,6 +77,8 @@ class ImportReport:
     renamed: Mapping[str, str] = field(default_factory=dict)
     variables: tuple[Variable, ...] = ()
     notes: tuple[str, ...] = ()
+    dry_run: bool = False
+    """Nothing was written; `added` is what would be."""
 
     def text(self) -> str:
         """The report for a person."""
@@ -84,7 +86,8 @@ class ImportReport:
 
     def _lines(self) -> Iterator[str]:
         if self.added:
-            yield f"{self.target}: added {_counted(self.added)} from {self.source}: {', '.join(self.added)}."
+            added = "would get" if self.dry_run else "got"
+            yield f"{self.target} {added} {_counted(self.added)} from {self.source}: {', '.join(self.added)}."
         else:
             yield f"{self.target} was left as it is: nothing new in {self.source}."
         for old, new in self.renamed.items():
@@ -141,6 +144,7 @@ def import_servers(
         renamed=renamed,
         variables=variables,
         notes=tuple(reading.notes),
+        dry_run=dry_run,
     )
 
 

@@ -48,6 +48,9 @@ class KeyLines:
         for length in range(len(path), 0, -1):
             if line := self.lines.get(path[:length]):
                 return line
+            # Only tables in it stand in the text: [a.b] makes `a` too.
+            if within := [line for key, line in self.lines.items() if key[:length] == path[:length]]:
+                return min(within)
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
@@ -17,6 +18,7 @@ from sexton.gateway.http.servers import known_server
 from sexton.scheduler import Job, JobStatus, Origin, from_document, to_document
 
 _MAX_NEXT = 1000
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 Seconds = Annotated[float, Field(ge=0)]
 
 
@@ -58,7 +60,7 @@ class CommandAction(RequestBody):
 class JobRequest(RequestBody):
     """A job as `sexton jobs add` and others hand it in.  Without a schedule it only runs by hand.  Times in seconds."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")
+    name: str
     schedule: ScheduleRequest | None = None
     action: Annotated[CallAction | CommandAction, Field(discriminator="kind")]
     timezone: str = "UTC"
@@ -79,7 +81,12 @@ class JobRequest(RequestBody):
 
     @field_validator("name")
     @classmethod
-    def _no_separator(cls, name: str) -> str:
+    def _usable_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no usable name: a letter, digit or '_', then letters, digits, '.', '-' and '_', "
+                "not longer than 64"
+            )
         if "__" in name:
             raise ValueError("'__' cannot stand in a name")
         return name
@@ -172,9 +179,23 @@ async def _known_job(gateway: Gateway, request: Request) -> JobStatus:
 
 async def _put(gateway: Gateway, asked: JobRequest) -> JobDocument:
     if isinstance(asked.action, CallAction):
-        known_server(gateway, asked.action.server)
+        await _check_tool(gateway, asked.action)
     await gateway.scheduler.put_job(asked.job())
     return next(job_document(one) for one in await gateway.scheduler.jobs() if one.job.name == asked.name)
+
+
+async def _check_tool(gateway: Gateway, action: CallAction) -> None:
+    """Refuse a server that is not there, and a tool that it did not have when it last ran or may not be used."""
+    server = action.server
+    known_server(gateway, server)
+    if gateway.pool.known_tools(server) is None:
+        return  # it never ran: nobody knows yet, and a job is no reason to start it
+    usable = [tool.name for tool in await gateway.pool.tools(server)]
+    if action.tool not in usable:
+        listing = f"sexton servers tools {server}; if it is new: sexton servers check {server}"
+        raise not_found(
+            f"tool of server {server!r} that may be used and is named", action.tool, usable, listing=listing
+        )
 
 
 def _refuse_configured(gateway: Gateway, job: Job) -> None:
