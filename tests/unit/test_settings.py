@@ -186,7 +186,10 @@ EVERY_PROBLEM = [
     "f:9: servers.time.limits.memory is '512M', which is no size; did you mean '512MiB'?",
     "f:9: servers.time.limits.procs is an unknown key; did you mean 'processes'?",
     "f:10: servers.time.env.N is a number; it must be text in quotes",
-    "f:10: servers.time.env.TOKEN refers to ${env:UNSET}, and no environment variable UNSET is set",
+    (
+        "f:10: servers.time.env.TOKEN refers to ${env:UNSET}, and no environment variable UNSET is set "
+        "(export UNSET=… before the start)"
+    ),
     "f:14: servers.git.url stands beside command; a server is either a program or an address",
     "f:15: servers.git.keep_warm is text; it must be true or false",
     "f:18: jobs.clock.evry is an unknown key; did you mean 'every'?",
