@@ -719,3 +719,12 @@ async def test_a_change_of_settings_that_nobody_waits_for_ends_nothing_that_is_h
         await settle()
         assert running.holders("files") == ("chat:1",)
         await holder.leave()
+
+
+@pytest.mark.parametrize(("proven", "words"), [(True, "Its processes are gone; we try"), (False, "\n  We try again")])
+async def test_that_processes_are_gone_is_said_only_when_it_is_proven(tmp_path: Path, proven: bool, words: str) -> None:
+    async with bench(tmp_path, server("files")) as running:
+        running.servers.failure = failure = ConnectFailed("server 'files' refused the handshake: no.")
+        failure.processes_gone = proven
+        with pytest.raises(ServerUnavailable, match=words):
+            await call(running, "files")

@@ -24,8 +24,8 @@ from sexton.mcp_servers.lease_book import Hold, LeaseBook, ProcessId, ProcessSta
 from sexton.mcp_servers.pool_errors import no_place, pool_closed, start_failed, start_refused, unknown_server
 from sexton.mcp_servers.retirement import Reason, Service, judge
 from sexton.mcp_servers.running_server import OpenServer, RunningServer
-from sexton.mcp_servers.server_config import ServerConfig, Sharing, StdioServer
-from sexton.mcp_servers.server_errors import ConnectFailed, ServerDied
+from sexton.mcp_servers.server_config import ServerConfig, Sharing
+from sexton.mcp_servers.server_errors import ServerDied
 
 if TYPE_CHECKING:
     from sexton.journal import JSON
@@ -283,10 +283,7 @@ class Fleet:
             return unknown_server(server, self.configs)
         if failure is None:
             return start_refused(server, status)
-        ran = isinstance(self.configs[server].transport, StdioServer) and isinstance(
-            failure, ServerDied | ConnectFailed
-        )
-        return start_failed(server, failure, status, processes_gone=ran)
+        return start_failed(server, failure, status)
 
     def _begin(self, process: ProcessId) -> None:
         assert self._tasks is not None

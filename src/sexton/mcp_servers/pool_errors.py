@@ -8,6 +8,7 @@ from typing import Any
 
 from sexton.errors import SextonError, UsageError
 from sexton.mcp_servers.breaker import BreakerState, BreakerStatus
+from sexton.mcp_servers.server_errors import ServerFailed
 
 
 class UnknownServer(UsageError):
@@ -55,9 +56,10 @@ def tool_denied(server: str, tool: str, *, by: str) -> ToolDenied:
     )
 
 
-def start_failed(server: str, error: SextonError, breaker: BreakerStatus, *, processes_gone: bool) -> ServerUnavailable:
+def start_failed(server: str, error: SextonError, breaker: BreakerStatus) -> ServerUnavailable:
     """Say what happened, in the words of who noticed it, and what we do about it."""
-    what = f"Its processes are gone; {_intention(breaker)}." if processes_gone else _sentence(_intention(breaker))
+    proven = isinstance(error, ServerFailed) and error.processes_gone
+    what = f"Its processes are gone; {_intention(breaker)}." if proven else _sentence(_intention(breaker))
     unavailable = ServerUnavailable(f"{error.what}\n  {what}", hint=_hint(server, error.hint))
     unavailable.__cause__ = error
     return unavailable

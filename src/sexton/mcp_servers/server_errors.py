@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from sexton.errors import SextonError
 
 
-class ServerDied(SextonError):
+class ServerFailed(SextonError):
+    """A server could not be started, or ended."""
+
+    processes_gone: bool = False
+    """Whether it is proven that none of its processes is left; False too for a server that we do not run."""
+
+
+class ServerDied(ServerFailed):
     """The connection to a server ended while a call was under way, for whatever reason.
 
     `returncode` and `signal` tell how its process ended (None: unknown, or it
@@ -35,7 +42,7 @@ class ServerStoppedReading(ServerDied):
     """The server took nothing from its stdin for `write_timeout` seconds."""
 
 
-class ConnectFailed(SextonError):
+class ConnectFailed(ServerFailed):
     """A server could not be reached, or did not complete the handshake."""
 
 

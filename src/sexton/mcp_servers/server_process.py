@@ -45,6 +45,7 @@ from sexton.mcp_servers.server_errors import (
     InvalidAnswer,
     LineTooLong,
     ServerDied,
+    ServerFailed,
     ServerStoppedReading,
     quoted_last_words,
 )
@@ -175,6 +176,8 @@ class ServerProcess:
                     process._transport.close()
                     tasks.cancel_scope.cancel()
         if failure is not None:
+            if isinstance(failure, ServerFailed):
+                failure.processes_gone = tree.progress.gone is not None
             raise failure
 
     @asynccontextmanager
