@@ -1,6 +1,7 @@
 """The doctor promises neither more nor less than the host holds.
 
-Mutant seen to fail here: a self-test that does not look whether its adversaries are gone (P8).
+Mutants seen to fail here: a self-test that does not look whether its adversaries are gone; a doctor that says of the
+one hole that it is supervised (P8).
 """
 
 from __future__ import annotations

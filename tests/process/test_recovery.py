@@ -2,8 +2,9 @@
 
 The records here are made by hand for real processes that no keeper watches: what a crash of all three leaves behind.
 
-Mutants seen to fail here: the pid of the ledger without a look at who has it now, a cgroup known by its path alone
-(P5); a recovery that ends the trees of a living gateway (P6).
+Mutants seen to fail here: the pid of the ledger without a look at who has it now, a cgroup known by its path alone,
+a cookie that counts whoever has it, a recovery that may end its own ancestors (P5);
+a recovery that ends the trees of a living gateway (P6).
 """
 
 from __future__ import annotations

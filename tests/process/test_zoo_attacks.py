@@ -163,7 +163,10 @@ async def test_a_flood_on_stdout_and_stderr_does_not_hold_up_anybody(tmp_path: P
 async def test_what_cannot_be_killed_is_stuck_until_it_can(
     boundary: Boundary, tmp_path: Path, bystanders: Bystanders
 ) -> None:
-    """Z47: a process in a frozen cgroup does not die of SIGKILL before it is thawed."""
+    """Z47: a process in a frozen cgroup does not die of SIGKILL before it is thawed.
+
+    Mutant seen to fail here: a keeper that takes its kill for the proof.
+    """
     stop = StopTimes(stdin_grace=0.05, term_grace=0.05, leader_exit_grace=0.05, stuck_after=0.3)
     with trials(tmp_path, ["scrubs", "polite"]) as (frozen, other):
         if frozen.truth.group is None or not frozen.truth.group.can_freeze:

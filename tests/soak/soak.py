@@ -240,7 +240,7 @@ class Soak:
         self._bequeath()
 
     def _kill_gateway(self, site: Site) -> None:
-        site.gateway.kill(self._random.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV]))
+        site.gateway.kill(self._random.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGHUP]))
         self._mourn(site)
 
     def _kill_gateway_in_storm(self, site: Site) -> None:
