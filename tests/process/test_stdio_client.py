@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCRequest, JSONRPCResponse, TextContent
 
 import sexton
+from sexton.containment import ProcessSpec, StopTimes
+from sexton.mcp_servers import stdio_client
 from sexton.mcp_servers.default_containment import DEFAULT_CONTAINMENT
 from waiting import wait_until
+from zoo.oracles import wait_until as wait_until_now
 
 pytestmark = pytest.mark.anyio
 
@@ -53,7 +57,19 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     trees = containment.trees() if containment is not None else ()
     DEFAULT_CONTAINMENT.close()
     assert trees == ()
-    assert list((tmp_path / "sexton" / "clients").rglob("*.rec")) == []
+    wait_until_now(lambda: not _records(tmp_path), within=10)
+
+
+def _records(state: Path) -> list[str]:
+    """The records of all clients; those of a client that was killed go while we look."""
+    return [file for _, _, files in os.walk(state / "sexton" / "clients") for file in files if file.endswith(".rec")]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step of the stop ladder follows soon, for what does not test how long it waits."""
+    spec = partial(ProcessSpec, stop=StopTimes(stdin_grace=0.2, term_grace=0.2))
+    monkeypatch.setattr(stdio_client, "ProcessSpec", spec)
 
 
 def raw_server(**settings: Any) -> sexton.StdioServerParameters:
@@ -192,6 +208,7 @@ async def test_a_server_that_writes_its_last_at_end_of_file_can_write_it_all(tmp
     assert (tmp_path / "done").exists()
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_stubborn_server_is_gone_when_the_block_is_left() -> None:
     pid = 0
     parameters = sexton.StdioServerParameters(command=sys.executable, args=["-c", STUBBORN])
@@ -210,6 +227,7 @@ async def _pid_from(read: Any) -> int:
     return pid
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_native_cancellation_at_any_time_even_twice_leaves_nothing() -> None:
     chance = random.Random(7)

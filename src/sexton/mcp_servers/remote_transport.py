@@ -68,6 +68,7 @@ from sexton.mcp_servers.server_errors import (
     ConnectionEnd,
     ConnectTimedOut,
     ServerDied,
+    words_of,
 )
 from sexton.mcp_servers.tool_list import ToolList
 
@@ -418,7 +419,7 @@ class _Link:
         if self.trouble:
             return ConnectFailed(f"server {self._config.name!r} {self.trouble}.", hint=_hint_for(self.trouble))
         return ConnectFailed(
-            f"server {self._config.name!r} refused the handshake: {error}.",
+            f"server {self._config.name!r} refused the handshake: {words_of(error)}.",
             hint="check the url and the kind (streamable-http or sse) of this server",
         )
 

@@ -90,6 +90,11 @@ class ConnectionEnd:
         return self.error(self) if written else NotWritten(self)
 
 
+def words_of(error: BaseException) -> str:
+    """Return an error as part of a longer sentence, without its hint and its full stop."""
+    return (error.what if isinstance(error, SextonError) else str(error)).removesuffix(".")
+
+
 def quoted_last_words(stderr_tail: str, *, lines: int = 8) -> str:
     """Return the last non-empty lines of `stderr_tail` as an indented paragraph, or nothing."""
     said = [line.rstrip() for line in stderr_tail.splitlines() if line.strip()][-lines:]

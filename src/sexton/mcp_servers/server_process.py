@@ -30,7 +30,6 @@ from mcp_types import (
 from pydantic import ValidationError
 
 from sexton.containment import Containment, EndReason, ProcessSpec, ProcessTree, TreeEnd, TreeStuck
-from sexton.errors import SextonError
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.handshake import DISCOVER, INITIALIZE, Protocol, shake_hands
 from sexton.mcp_servers.holder_session import HolderSession, running
@@ -48,6 +47,7 @@ from sexton.mcp_servers.server_errors import (
     ServerFailed,
     ServerStoppedReading,
     quoted_last_words,
+    words_of,
 )
 from sexton.mcp_servers.stdio_transport import LineLimitExceeded, StdinClosed, StdinStalled, StdioTransport
 from sexton.mcp_servers.tool_list import ToolList
@@ -303,7 +303,7 @@ class ServerProcess:
     def _refused(self, refusal: Exception) -> NoReturn:
         last_words = quoted_last_words(self.last_words)
         raise ConnectFailed(
-            f"server {self.config.name!r} refused the handshake: {_words(refusal)}.{last_words}",
+            f"server {self.config.name!r} refused the handshake: {words_of(refusal)}.{last_words}",
             hint="check that its command is that of an MCP server on stdio",
         ) from refusal
 
@@ -485,10 +485,6 @@ def _spec(config: ServerConfig, owner: str, log_dir: Path | None) -> ProcessSpec
         limits=config.limits,
         no_new_privs=config.no_new_privs,
     )
-
-
-def _words(error: Exception) -> str:
-    return (error.what if isinstance(error, SextonError) else str(error)).removesuffix(".")
 
 
 _ENDED_BY = {
