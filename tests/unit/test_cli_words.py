@@ -222,6 +222,8 @@ HAPPENINGS = [
     Happening(
         kind="settings.problem", subject="settings", data={"what": "sexton.toml:3: evry: unknown", "hint": "every"}
     ),
+    Happening(kind="gateway.dead", subject="here", data={"runs": 0}),
+    Happening(kind="gateway.dead", subject="here", data={"runs": 2}),
     Happening(kind="clock.jumped", subject="here", data={"seconds": -600.0}),
     Happening(kind="gateway.stopping", subject="gateway", data={"signal": "SIGTERM", "drain": 20.0}),
 ]
@@ -257,6 +259,8 @@ def test_what_a_person_sees_of_a_gateway() -> None:
         "                  Next: try at once: sexton servers restart NAME\n"
         "14:03:07  ! settings    sexton.toml:3: evry: unknown\n"
         "                  Next: every\n"
+        "14:03:07  ! gateway     an earlier one had died, with no run under way\n"
+        "14:03:07  ! gateway     an earlier one had died; 2 runs of it settled\n"
         "14:03:07  ! gateway     the clock went back by 3m 20s; nothing runs twice\n"
         "14:03:07  · gateway     stopping (SIGTERM); what runs gets 20 s to end\n"
         "                  Next: once more stops at once\n"

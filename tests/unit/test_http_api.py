@@ -272,7 +272,7 @@ async def test_a_job_that_cannot_be_meant_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("tool", "said"), [("convert_tiem", "did you mean 'convert_time'?"), ("denied", "may be used")]
+    ("tool", "said"), [("convert_tiem", "did you mean 'convert_time'?"), ("denied", "no usable tool")]
 )
 async def test_a_tool_that_its_server_is_known_not_to_give_is_refused(
     client: httpx2.AsyncClient, bench: GatewayBench, tool: str, said: str

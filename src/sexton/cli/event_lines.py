@@ -183,9 +183,9 @@ def _clock_jumped(data: Data) -> EventLine:
 
 
 def _dead_gateway(data: Data) -> EventLine:
-    return EventLine(
-        mark=Mark.WARNING, text=f"an earlier one had died; {counted(int(data.get('runs', 0)), 'run')} of it settled"
-    )
+    runs = int(data.get("runs", 0))
+    cut_off = f"; {counted(runs, 'run')} of it settled" if runs else ", with no run under way"
+    return EventLine(mark=Mark.WARNING, text=f"an earlier one had died{cut_off}")
 
 
 def _gap(data: Data) -> EventLine:

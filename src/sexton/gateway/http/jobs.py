@@ -193,9 +193,7 @@ async def _check_tool(gateway: Gateway, action: CallAction) -> None:
     usable = [tool.name for tool in await gateway.pool.tools(server)]
     if action.tool not in usable:
         listing = f"sexton servers tools {server}; if it is new: sexton servers check {server}"
-        raise not_found(
-            f"tool of server {server!r} that may be used and is named", action.tool, usable, listing=listing
-        )
+        raise not_found(f"usable tool of server {server!r} named", action.tool, usable, listing=listing)
 
 
 def _refuse_configured(gateway: Gateway, job: Job) -> None:
