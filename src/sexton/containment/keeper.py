@@ -86,7 +86,8 @@ class Keeper:
         self._poller.watch(self._drain.reader, self._drain_stderr)
 
     def _start(self) -> None:
-        self._tell("keeper", keeper=asdict(self._book.record)["keeper"])
+        keeper = self._book.record.keeper
+        self._tell("keeper", keeper=None if keeper is None else asdict(keeper))
         stage = "cgroup"
         try:
             self._make_leaf()

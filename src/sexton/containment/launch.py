@@ -1,8 +1,8 @@
 """From a keeper to the program asked for: the few steps that our own code takes in the new process.
 
-Foreign code never runs outside of the tree's cgroup leaf, nor without a keeper: the process joins the leaf itself
-before it executes anything, and ends when its keeper is no more.  What went wrong comes back through a pipe that a
-successful execution closes.  Standard library only.
+Foreign code never runs outside of the tree's cgroup leaf, nor without a keeper: the process is born in the leaf, or
+joins it before it executes anything, and ends when its keeper is no more.  What went wrong comes back through a pipe
+that a successful execution closes.  Standard library only.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from sexton.containment import prctl
 from sexton.containment.cgroup_boundary import Leaf
+from sexton.containment.cgroup_fork import fork_into
 from sexton.containment.order import Order, to_bytes
 
 _OOM_SCORE_RAISE = 300
@@ -57,7 +58,7 @@ def launch(order: Order, stdio: Stdio, *, open_files: tuple[int, int]) -> Launch
     keeper = os.getpid()
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        pid = os.fork()
+        pid, is_member = fork_leader(order.leaf)
     except OSError:
         os.close(reader)
         raise
@@ -65,8 +66,16 @@ def launch(order: Order, stdio: Stdio, *, open_files: tuple[int, int]) -> Launch
         if os.getpid() == keeper:
             os.close(writer)
     if pid == 0:
-        _become(order, stdio, writer, keeper, open_files)
+        _become(order, stdio, writer, keeper, open_files, is_member=is_member)
     return Launched(pid=pid, status=reader)
+
+
+def fork_leader(leaf: str | None) -> tuple[int, bool]:
+    """Like os.fork, and whether the new process is in the leaf already; where it is not, it joins by itself."""
+    if leaf is not None:
+        with suppress(OSError):  # whatever it is, the plain way does without it or tells it better
+            return fork_into(leaf), True
+    return os.fork(), False
 
 
 def parse_failure(report: bytes) -> LaunchFailure | None:
@@ -74,11 +83,13 @@ def parse_failure(report: bytes) -> LaunchFailure | None:
     return LaunchFailure(**json.loads(report)) if report else None
 
 
-def _become(order: Order, stdio: Stdio, status: int, keeper: int, open_files: tuple[int, int]) -> None:
+def _become(
+    order: Order, stdio: Stdio, status: int, keeper: int, open_files: tuple[int, int], *, is_member: bool
+) -> None:
     """Never returns: the process becomes the program, or reports and ends."""
     stage = "keeper"
     try:
-        for stage, step in _steps(order, keeper, open_files):  # noqa: B007 -- the report names it
+        for stage, step in _steps(order, keeper, open_files, is_member=is_member):  # noqa: B007 -- the report names it
             step()
         if not order.is_probe:
             stage = "exec"
@@ -90,9 +101,11 @@ def _become(order: Order, stdio: Stdio, status: int, keeper: int, open_files: tu
     os._exit(0 if stage == "done" else 127)
 
 
-def _steps(order: Order, keeper: int, open_files: tuple[int, int]) -> tuple[tuple[str, Callable[[], object]], ...]:
+def _steps(
+    order: Order, keeper: int, open_files: tuple[int, int], *, is_member: bool
+) -> tuple[tuple[str, Callable[[], object]], ...]:
     return (
-        ("cgroup", lambda: Leaf(order.leaf).join() if order.leaf else None),
+        ("cgroup", lambda: Leaf(order.leaf).join() if order.leaf and not is_member else None),
         ("keeper", os.setsid),
         ("keeper", lambda: _die_with(keeper)),
         ("limits", lambda: _limit(order, open_files)),

@@ -147,7 +147,8 @@ def write(folder: str, record: Record) -> None:
     """
     path = record_path(folder, record.tree)
     draft = path + ".new"
-    content = json.dumps(asdict(record), ensure_ascii=True).encode("ascii")
+    fields_of = {name: getattr(record, name) for name in record.__slots__}
+    content = json.dumps(fields_of, default=asdict).encode("ascii")  # asdict of the whole would copy all of it
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         os.write(descriptor, content)

@@ -85,7 +85,7 @@ def send_order(control: socket.socket, order: Order, descriptors: Descriptors) -
         BlockingIOError: the warden does not take its packets (any more).
         OSError: the warden is no more (EPIPE, ECONNRESET), or there is no descriptor left for a large order.
     """
-    body = json.dumps(asdict(order)).encode("ascii")
+    body = _encode(order)
     if len(body) <= _LARGEST_PACKET:
         _send(control, b"o" + body, descriptors.all())
         return
@@ -147,6 +147,11 @@ def encode_text(text: str) -> str:
 def to_bytes(text: str) -> bytes:
     """What has travelled, as the bytes that the operating system takes."""
     return text.encode("utf-8", "surrogateescape")
+
+
+def _encode(order: Order) -> bytes:
+    """As JSON.  Only what is nested is taken apart by `asdict`, which copies all it meets."""
+    return json.dumps({name: getattr(order, name) for name in order.__slots__}, default=asdict).encode("ascii")
 
 
 def _decode(raw: dict[str, Any]) -> Order:
