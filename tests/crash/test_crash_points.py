@@ -93,13 +93,20 @@ class CrashingGateway:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
+        self._heard = b""
 
     def hear(self) -> str:
         """The next line; empty when the gateway is dead."""
         assert self._process.stdout
-        ready, _, _ = select.select([self._process.stdout], [], [], 40)
-        assert ready, "the gateway neither goes on nor ends"
-        return self._process.stdout.readline().decode().rstrip()
+        descriptor = self._process.stdout.fileno()
+        while b"\n" not in self._heard:
+            ready, _, _ = select.select([descriptor], [], [], 40)
+            assert ready, "the gateway neither goes on nor ends"
+            if not (chunk := os.read(descriptor, 4096)):
+                return ""
+            self._heard += chunk
+        line, _, self._heard = self._heard.partition(b"\n")
+        return line.decode()
 
     def hear_the_end(self) -> list[str]:
         """What it says of the victim, until that is decided or the gateway is dead."""
