@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -108,8 +108,10 @@ async def test_a_program_whose_execution_hangs_can_be_given_up(
         with anyio.fail_after(10):
             async with tree:
                 pass
-            with pytest.raises(SpawnFailed, match="ended before"):
+            # A process that dies loses its descriptors before it has exited: whether it ran is then anybody's guess.
+            with suppress(SpawnFailed):
                 await tree.wait_started()
+            assert (await tree.wait_gone()).returncode is None
         fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
 
