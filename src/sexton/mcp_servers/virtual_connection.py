@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import Any, Final, Protocol, final
 
 import anyio
 import anyio.abc
@@ -30,9 +30,7 @@ from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_PARAMS, Request
 from pydantic import ValidationError
 
 from sexton.mcp_servers.big_result import lighten
-
-if TYPE_CHECKING:
-    from sexton.mcp_servers.multiplexer import Multiplexer
+from sexton.mcp_servers.call import Call
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +38,28 @@ MAX_UNHEARD: Final = 1000
 """Notifications that one holder may leave unhandled; further ones are dropped, so that a flood stays bounded."""
 
 _TRANSPORT: Final = TransportContext(kind="stdio", can_send_request=True)
+
+
+class SharedWire(Protocol):
+    """What a connection needs of the one who owns the wire: `Multiplexer` says what each of these does."""
+
+    def join(self, connection: VirtualConnection) -> None: ...
+
+    def leave(self, connection: VirtualConnection) -> None: ...
+
+    async def request(
+        self, connection: VirtualConnection, method: str, params: Mapping[str, Any] | None, opts: CallOptions
+    ) -> dict[str, Any]: ...
+
+    def notify(self, connection: VirtualConnection, method: str, params: Mapping[str, Any] | None) -> None: ...
+
+    def calls_of(self, connection: VirtualConnection) -> tuple[Call, ...]: ...
+
+    def answer(self, request_id: RequestId, result: dict[str, Any]) -> None: ...
+
+    def answer_error(self, request_id: RequestId, error: MCPError) -> None: ...
+
+    def decline(self, request_id: RequestId, method: str, reason: str) -> None: ...
 
 
 @final
@@ -51,7 +71,7 @@ class VirtualConnection:
     are ended, and late answers are dropped.
     """
 
-    def __init__(self, wire: Multiplexer, holder: str, *, is_holder: bool = True) -> None:
+    def __init__(self, wire: SharedWire, holder: str, *, is_holder: bool = True) -> None:
         self.holder = holder
         self.is_holder = is_holder
         """False for our own connection, on which the handshake is done and tools are listed."""
