@@ -215,7 +215,10 @@ async def test_a_server_that_dies_at_its_start_is_told_with_its_last_words(tmp_p
     assert re.fullmatch(r"server 'github' ended with status 7 before .* \([\d.]+ s after its start\)\.", first)
     assert words == "  Its last words: Error: TOKEN is not set"
     assert re.fullmatch(r"  Its processes are gone; we try again in 0\.\d+ s \(attempt 2 of 5\)\.", intention)
-    assert next_step == "Next: run: sexton servers check github"
+    assert next_step == (
+        "Next: correct under [servers.github] what its last words complain of (command, args, env);"
+        " then run: sexton servers check github"
+    )
 
 
 async def test_a_server_that_dies_of_the_probe_is_started_twice_only_the_first_time(tmp_path: Path, raw: Any) -> None:
