@@ -88,7 +88,7 @@ def strike_and_crash(state_dir: Path, boundary: Boundary, trial: Trial) -> None:
     """Everything is killed at once, just after a daemon has scrubbed itself that no helper has had the time to see."""
     with GatewayProcess(state_dir, boundary) as gateway:
         gateway.start([trial])
-        for helper in (*gateway.keepers(), gateway.warden):
+        for helper in (gateway.warden, *gateway.keepers()):  # in this order: a warden wakes its keepers
             os.kill(helper, signal.SIGSTOP)
         gateway.strike(trial.kind)
         wait_until(lambda: len(trial.truth.survivors()) == 2, within=10)

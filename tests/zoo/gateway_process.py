@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -140,4 +141,5 @@ def _as_json(trial: Trial, stop: StopTimes) -> dict[str, Any]:
 def _kill_at_once(pids: list[int]) -> None:
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for pid in pids:
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):  # a keeper leaves by itself when its tree has ended
+                os.kill(pid, number)
