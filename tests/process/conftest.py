@@ -10,7 +10,15 @@ import pytest
 
 from process.programs import MARK, Program
 from sexton.containment import Boundary, Containment, cgroup_boundary
-from zoo.oracles import all_pids, describe, open_files, wait_until
+from sexton.containment.cgroup_boundary import Leaf
+from zoo.oracles import all_pids, describe, open_files, unified_mount, wait_until
+
+needs_cgroup = pytest.mark.skipif(unified_mount() is None, reason="no cgroup v2 here")
+BOUNDARIES = [
+    pytest.param(Boundary.SUBREAPER, id="subreaper"),
+    pytest.param(Boundary.CGROUP, id="cgroup", marks=needs_cgroup),
+]
+"""For tests that say themselves which boundary they mean; the others take the fixture `boundary`."""
 
 
 def boundaries_here() -> list[Boundary]:
@@ -25,6 +33,18 @@ def boundary(request: pytest.FixtureRequest) -> Boundary:
     """Each boundary that this host can have."""
     found: Boundary = request.param
     return found
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A cgroup for a test to make leaves in; it has to be empty at the end."""
+    delegated = cgroup_boundary.delegated_folder()
+    if delegated is None or not os.access(delegated, os.W_OK):
+        pytest.skip("no cgroup v2 is delegated to us here")
+    made = Path(delegated, f"test-{os.getpid()}")
+    made.mkdir()
+    yield made
+    assert Leaf(str(made)).remove()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +12,6 @@ import pytest
 from sexton.containment import cgroup_boundary, identity
 from sexton.containment.cgroup_boundary import Leaf, group_name, remove_abandoned
 from sexton.containment.identity import ProcessIdentity
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    delegated = cgroup_boundary.delegated_folder()
-    if delegated is None or not os.access(delegated, os.W_OK):
-        pytest.skip("no cgroup v2 is delegated to us here")
-    made = Path(delegated, f"test-{os.getpid()}")
-    made.mkdir()
-    yield made
-    assert Leaf(str(made)).remove()
 
 
 def us() -> ProcessIdentity:

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sexton.containment import cgroup_boundary, cgroup_fork
-from sexton.containment.cgroup_boundary import Leaf
+from sexton.containment import cgroup_fork
 from sexton.containment.cgroup_fork import fork_into
 from sexton.containment.launch import fork_leader
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    delegated = cgroup_boundary.delegated_folder()
-    if delegated is None or not os.access(delegated, os.W_OK):
-        pytest.skip("no cgroup v2 is delegated to us here")
-    made = Path(delegated, f"test-{os.getpid()}")
-    made.mkdir()
-    yield made
-    assert Leaf(str(made)).remove()
 
 
 def test_the_child_is_born_in_the_leaf_and_its_parent_stays_outside(folder: Path) -> None:

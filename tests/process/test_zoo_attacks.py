@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from process.conftest import BOUNDARIES
 from sexton.containment import (
     Boundary,
     Containment,
@@ -32,14 +33,6 @@ from zoo.trial import COSTLY, QUICK, ask, trials, wait_ready
 
 pytestmark = pytest.mark.anyio
 
-BOUNDARIES = [
-    pytest.param(Boundary.SUBREAPER, id="subreaper"),
-    pytest.param(
-        Boundary.CGROUP,
-        id="cgroup",
-        marks=pytest.mark.skipif(unified_mount() is None, reason="no cgroup v2 here"),
-    ),
-]
 CROWD_BOUND = 10.0
 """Seconds in which a crowd is gone, on two cores that others use too; the study measured 0.1 to 2.0 on quiet ones."""
 

@@ -16,17 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from process.conftest import BOUNDARIES, needs_cgroup
 from sexton.containment import Boundary, TreeState, last_recovery, list_live, list_orphans
 from sexton.containment.ledger import Record
 from zoo.gateway_process import GatewayProcess
-from zoo.oracles import PYTHON, ZOO, Bystanders, describe, unified_mount, wait_until
+from zoo.oracles import PYTHON, ZOO, Bystanders, describe, wait_until
 from zoo.trial import CHEAP, Trial, trials
 
-needs_cgroup = pytest.mark.skipif(unified_mount() is None, reason="no cgroup v2 here")
-BOUNDARIES = [
-    pytest.param(Boundary.SUBREAPER, id="subreaper"),
-    pytest.param(Boundary.CGROUP, id="cgroup", marks=needs_cgroup),
-]
 # Their leader exits, so that they end in the ordinary way before anything is killed.
 SHORT = {"daemonises_and_exits", "scrubs_and_exits", "holds_stdout"}
 # Forks on faster than any ledger is written: only a leaf holds it when all helpers are dead.

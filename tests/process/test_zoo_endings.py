@@ -22,21 +22,14 @@ from pathlib import Path
 import anyio
 import pytest
 
+from process.conftest import BOUNDARIES
 from sexton.containment import Boundary, Containment, EndReason, ProcessTree
 from zoo.gateway_process import GatewayProcess
-from zoo.oracles import PYTHON, ZOO, Bystanders, describe, helpers_of, unified_mount, wait_none_of, wait_until
+from zoo.oracles import PYTHON, ZOO, Bystanders, describe, helpers_of, wait_none_of, wait_until
 from zoo.trial import CHEAP, Trial, trials, wait_ready
 
 pytestmark = pytest.mark.anyio
 
-BOUNDARIES = [
-    pytest.param(Boundary.SUBREAPER, id="subreaper"),
-    pytest.param(
-        Boundary.CGROUP,
-        id="cgroup",
-        marks=pytest.mark.skipif(unified_mount() is None, reason="no cgroup v2 here"),
-    ),
-]
 PROMISED = 2.0
 """Seconds within which nothing is left when one of our processes is killed (P7)."""
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import anyio
 import pytest
 
+from process.conftest import BOUNDARIES, needs_cgroup
 from sexton.containment import Boundary, Containment
 from zoo.gateway_process import GatewayProcess
-from zoo.oracles import PYTHON, ZOO, Bystanders, unified_mount, wait_until
+from zoo.oracles import PYTHON, ZOO, Bystanders, wait_until
 from zoo.trial import Trial, program, wait_ready
 
 pytestmark = pytest.mark.anyio
@@ -33,11 +34,6 @@ process.stdin.resume();
 NPX = ("npx", "-y", "@modelcontextprotocol/server-memory@2026.8.31")
 UVX = (str(Path(sys.executable).with_name("uvx")), "mcp-server-time@2026.10.19")
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
-needs_cgroup = pytest.mark.skipif(unified_mount() is None, reason="no cgroup v2 here")
-BOUNDARIES = [
-    pytest.param(Boundary.SUBREAPER, id="subreaper"),
-    pytest.param(Boundary.CGROUP, id="cgroup", marks=needs_cgroup),
-]
 
 
 @pytest.fixture
