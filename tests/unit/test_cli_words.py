@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sexton.cli import figures
 from sexton.cli.console import EventConsole
-from sexton.cli.event_lines import line_of
 from sexton.cli.job_options import parse_moment, parse_schedule
 from sexton.cli.places import Places
 from sexton.cli.tool_arguments import parse_arguments
 from sexton.errors import UsageError
+from sexton.gateway import figures
+from sexton.gateway.event_lines import line_of
 
 NOW = datetime(2026, 11, 22, 14, 3, 7, tzinfo=UTC)
 

@@ -15,9 +15,9 @@ from typing import Any, Protocol, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from sexton.cli.event_lines import EventLine, Mark, line_of
-from sexton.cli.holders import RunNames
 from sexton.cli.output import console_for, printable
+from sexton.gateway.event_lines import EventLine, Mark, line_of
+from sexton.gateway.holders import RunNames
 
 _ABOUT_THE_GATEWAY = ("gateway.", "clock.", "database.", "journal.")  # their subject is the name of the machine
 _NARROWEST, _WIDEST = 10, 24  # columns of the subject

@@ -15,13 +15,13 @@ from rich.text import Text
 
 from sexton.cli import local_clock, run_view
 from sexton.cli.connection import connect
-from sexton.cli.figures import duration, from_now, interval, local_time, parse_time
 from sexton.cli.gateway_client import segment
 from sexton.cli.job_options import local_zone_name, parse_action, parse_schedule, parse_span
 from sexton.cli.options import ConfigOption, DataOption, JsonOption, remember, wants_json
 from sexton.cli.output import print_facts, print_json, print_table, say, styled_state
 from sexton.errors import UsageError
 from sexton.gateway.documents import JobDocument, NextDocument, RunDocument
+from sexton.gateway.figures import duration, from_now, interval, local_time, parse_time
 
 app = typer.Typer(help="Show, add, run and pause jobs.")
 

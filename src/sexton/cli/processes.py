@@ -11,13 +11,13 @@ import typer
 from rich.text import Text
 
 from sexton.cli.connection import connect_if_running
-from sexton.cli.figures import age, counted, size
 from sexton.cli.gateway_client import GatewayClient, SilentGatewayError
-from sexton.cli.holders import RunNames
 from sexton.cli.options import ConfigOption, DataOption, JsonOption, places_of, wants_json
 from sexton.cli.output import print_json, print_table, say, styled_state, tell_error
 from sexton.errors import UsageError
 from sexton.gateway.documents import ProcessesDocument, ReapDocument, TreeDocument
+from sexton.gateway.figures import age, counted, size
+from sexton.gateway.holders import RunNames
 from sexton.gateway.reap_documents import dry_run_document, reap_document
 
 

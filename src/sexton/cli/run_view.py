@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from sexton.cli import local_clock
-from sexton.cli.figures import duration, local_time, parse_time
 from sexton.cli.gateway_client import GatewayClient, segment
 from sexton.cli.output import console_for, print_facts, print_json, printable, say, styled_state
 from sexton.errors import SextonError
 from sexton.gateway.documents import EventDocument, RunDocument, RunRecordDocument
+from sexton.gateway.figures import duration, local_time, parse_time
 
 _ENDED = frozenset({"run.ended", "run.skipped", "run.missed", "run.lost"})
 

@@ -11,11 +11,11 @@ from rich.text import Text
 
 from sexton.cli import local_clock, run_view
 from sexton.cli.connection import connect
-from sexton.cli.figures import duration, first_line, local_time, parse_time
 from sexton.cli.gateway_client import segment
 from sexton.cli.options import ConfigOption, DataOption, JsonOption, remember, wants_json
 from sexton.cli.output import print_json, print_table, say, styled_state
 from sexton.gateway.documents import RunDocument, RunRecordDocument
+from sexton.gateway.figures import duration, first_line, local_time, parse_time
 
 app = typer.Typer(help="Show and cancel runs.")
 

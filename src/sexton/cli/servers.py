@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 
 from sexton.cli.connection import connect
-from sexton.cli.figures import age, counted, duration, first_line, size
 from sexton.cli.gateway_client import segment
-from sexton.cli.holders import RunNames
 from sexton.cli.options import ConfigOption, DataOption, JsonOption, places_of, remember, wants_json
 from sexton.cli.output import print_json, print_table, say, styled_state
 from sexton.errors import SextonError
 from sexton.gateway.documents import CheckDocument, ServerDocument, ToolDocument
+from sexton.gateway.figures import age, counted, duration, first_line, size
+from sexton.gateway.holders import RunNames
 
 app = typer.Typer(help="Show and check MCP servers.")
 

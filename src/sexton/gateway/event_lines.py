@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sexton.cli.figures import counted, duration, first_line
+from sexton.gateway.figures import counted, duration, first_line
 
 
 class Mark(Enum):
