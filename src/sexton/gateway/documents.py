@@ -29,6 +29,13 @@ class StatusDocument(TypedDict):
     last_event: int
 
 
+class LoginLinkDocument(TypedDict):
+    """`path` (behind the gateway's address) logs one browser in, once, within `seconds`."""
+
+    path: str
+    seconds: float
+
+
 class ServerDocument(TypedDict):
     """`memory`, `pids` and `calls` are sums over its processes; `waiting` are holders that have none yet."""
 

@@ -9,8 +9,23 @@ from __future__ import annotations
 
 from sexton.gateway.http.app import create_app
 from sexton.gateway.http.auth import Gate, load_token
+from sexton.gateway.http.caller import Caller, Scope, caller_of
 from sexton.gateway.http.calls import call_document, require_tool
+from sexton.gateway.http.endpoint import Endpoint, WayIn
 from sexton.gateway.http.parts import Gateway
 from sexton.gateway.http.server import serve_http
 
-__all__ = ["Gate", "Gateway", "call_document", "create_app", "load_token", "require_tool", "serve_http"]
+__all__ = [
+    "Caller",
+    "Endpoint",
+    "Gate",
+    "Gateway",
+    "Scope",
+    "WayIn",
+    "call_document",
+    "caller_of",
+    "create_app",
+    "load_token",
+    "require_tool",
+    "serve_http",
+]

@@ -3,46 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
 from sexton.errors import SextonError
-from sexton.gateway.http import calls, event_stream, jobs, processes, runs, servers, status
-from sexton.gateway.http.auth import Gate, Guard
+from sexton.gateway.http import calls, event_stream, jobs, login, processes, runs, servers, status
+from sexton.gateway.http.auth import Gate, Guard, require_scope
 from sexton.gateway.http.body import RequestBody
+from sexton.gateway.http.caller import Scope, caller_of
+from sexton.gateway.http.endpoint import Endpoint, Handler, WayIn
+from sexton.gateway.http.headers import SafeHeaders
 from sexton.gateway.http.parts import Gateway
 from sexton.gateway.http.problem import answer_defect, answer_http_exception, answer_sexton_error
 
 PREFIX = "/api/v1"
 
-Handler: TypeAlias = Callable[[Gateway, Request], Awaitable[Any]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    """One route: `handler` answers with a document (then `code` is the status) or with a whole response."""
-
-    method: str
-    path: str
-    handler: Handler
-    body: type[RequestBody] | None = None
-    code: int = 200
-
 
 def _get(path: str, handler: Handler) -> Endpoint:
-    return Endpoint(method="GET", path=path, handler=handler)
+    return Endpoint(method="GET", path=path, handler=handler, scope=Scope.READ)
 
 
-def _post(path: str, handler: Handler, body: type[RequestBody] | None = None, *, code: int = 200) -> Endpoint:
-    return Endpoint(method="POST", path=path, handler=handler, body=body, code=code)
+def _post(
+    path: str, handler: Handler, body: type[RequestBody] | None = None, *, scope: Scope, code: int = 200
+) -> Endpoint:
+    return Endpoint(method="POST", path=path, handler=handler, scope=scope, body=body, code=code)
 
 
 ENDPOINTS = (
@@ -50,43 +41,63 @@ ENDPOINTS = (
     _get("/events", event_stream.stream_events),
     _get("/servers", servers.list_servers),
     _get("/servers/{server}/tools", servers.list_tools),
-    _post("/servers/{server}/check", servers.check_server),
-    _post("/servers/{server}/restart", servers.restart_server),
-    _post("/calls", calls.call_tool, calls.CallRequest),
+    _post("/servers/{server}/check", servers.check_server, scope=Scope.RUN),
+    _post("/servers/{server}/restart", servers.restart_server, scope=Scope.ADMIN),
+    _post("/calls", calls.call_tool, calls.CallRequest, scope=Scope.RUN),
     _get("/jobs", jobs.list_jobs),
-    _post("/jobs", jobs.add_job, jobs.JobRequest, code=201),
+    _post("/jobs", jobs.add_job, jobs.JobRequest, scope=Scope.ADMIN, code=201),
     _get("/jobs/{job}", jobs.show_job),
-    Endpoint(method="PUT", path="/jobs/{job}", handler=jobs.replace_job, body=jobs.JobRequest),
-    Endpoint(method="DELETE", path="/jobs/{job}", handler=jobs.remove_job),
-    _post("/jobs/{job}/pause", jobs.pause_job),
-    _post("/jobs/{job}/resume", jobs.resume_job),
-    _post("/jobs/{job}/run", jobs.run_job, code=202),
+    Endpoint(method="PUT", path="/jobs/{job}", handler=jobs.replace_job, scope=Scope.ADMIN, body=jobs.JobRequest),
+    Endpoint(method="DELETE", path="/jobs/{job}", handler=jobs.remove_job, scope=Scope.ADMIN),
+    _post("/jobs/{job}/pause", jobs.pause_job, scope=Scope.ADMIN),
+    _post("/jobs/{job}/resume", jobs.resume_job, scope=Scope.ADMIN),
+    _post("/jobs/{job}/run", jobs.run_job, scope=Scope.RUN, code=202),
     _get("/jobs/{job}/next", jobs.next_times),
     _get("/runs", runs.list_runs),
     _get("/runs/{run}", runs.show_run),
     _get("/runs/{run}/output", runs.show_output),
-    _post("/runs/{run}/cancel", runs.cancel_run),
+    _post("/runs/{run}/cancel", runs.cancel_run, scope=Scope.RUN),
     _get("/processes", processes.list_processes),
-    _post("/reap", processes.reap, processes.ReapRequest),
+    _post("/reap", processes.reap, processes.ReapRequest, scope=Scope.ADMIN),
     _get("/doctor", processes.doctor),
+    _post("/login-links", login.make_login_link, login.NoOptions, scope=Scope.READ, code=201),
+    _post("/logout", login.log_out, scope=Scope.READ, code=204),
 )
 
 
-def create_app(gateway: Gateway, *, gate: Gate) -> Starlette:
-    """The whole application, with the gate before every route, known or not."""
-    return Starlette(
-        routes=[_route(gateway, endpoint) for endpoint in ENDPOINTS],
-        middleware=[Middleware(Guard, gate=gate)],
+def create_app(
+    gateway: Gateway,
+    *,
+    gate: Gate,
+    ways: Sequence[WayIn] = (),
+    endpoints: Sequence[Endpoint] = (),
+    pages: Sequence[BaseRoute] = (),
+) -> ASGIApp:
+    """The whole application, with the gate before every route, known or not.
+
+    `ways` are applications beside the API, each below a path of its own (the MCP endpoint at `/mcp`, the
+    OpenAI-compatible API at `/v1`); `endpoints` are further routes of the API; `pages` are the routes of the
+    dashboard, which a caller needs the scope `read` for, but for what is below `/static/`.
+    """
+    app = Starlette(
+        routes=[
+            *(_route(gateway, endpoint) for endpoint in (*ENDPOINTS, *endpoints)),
+            login.login_route(gateway.logins),
+            *pages,
+        ],
         exception_handlers={
             SextonError: answer_sexton_error,
             HTTPException: answer_http_exception,
             Exception: answer_defect,
         },
     )
+    # Around Starlette and not within: its own outermost layer answers defects, and those answers pass here too.
+    return SafeHeaders(Guard(app, gate=gate, logins=gateway.logins, keyring=gateway.keyring, ways=ways))
 
 
 def _route(gateway: Gateway, endpoint: Endpoint) -> Route:
     async def answer(request: Request) -> Response:
+        require_scope(caller_of(request), endpoint.scope)
         answer = await endpoint.handler(gateway, request)
         return answer if isinstance(answer, Response) else document_response(answer, status=endpoint.code)
 

@@ -1,30 +1,47 @@
-"""Who may call the API: a caller with the token, from this machine, who is not a web page of somebody else.
+"""Who may come in: a caller who proves who they are, by our own name, and is not a web page of somebody else.
 
-Three gates, in this order, before any route is looked up:
+The gates, in this order, before any route is looked up:
 
 1. `Host` names this machine.  A web page whose own name was re-pointed at
    127.0.0.1 (DNS rebinding) still sends its own name here.
 2. `Origin`, which browsers send and programs do not, is this very server.
-3. `Authorization: Bearer …` is the token in the data folder, compared in
-   constant time.
+3. The caller: `Authorization: Bearer …` is the token in the data folder or one
+   that `sexton token` made; or the session cookie of a browser that was
+   logged in by a link.  Secrets are compared in constant time.
+4. A change that is asked for by cookie carries the session's CSRF token.
+5. The caller has the scope, and is not confined to something else.
 """
 
 from __future__ import annotations
 
 import hmac
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
+from typing import final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as Connection
 
 from sexton.errors import SextonError
 from sexton.gateway.address import TOKEN_FILE, write_private
+from sexton.gateway.http.caller import OWNER, Caller, Scope
+from sexton.gateway.http.endpoint import WayIn
+from sexton.gateway.http.logins import Logins, Session
+from sexton.gateway.http.pages import login_needed
+from sexton.gateway.http.parts import Keyring
 from sexton.gateway.http.problem import Problem
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
+CSRF_HEADER = "x-csrf-token"
+_HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
+_PUBLIC = frozenset({"/login", "/healthz", "/readyz", "/favicon.ico"})
+_PUBLIC_FOLDER = "/static/"
+_FOR_PROGRAMS = ("/api/", "/mcp", "/v1/", "/metrics")
 
 
 def load_token(data_dir: Path) -> str:
@@ -59,14 +76,17 @@ def _make_token(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """Decides about one request from its headers alone (pure)."""
+    """The local owner's token, and the names under which this server may be asked (pure)."""
 
     token: str
     host_names: frozenset[str] = frozenset(LOOPBACK_NAMES)
 
     def refusal(self, headers: Headers) -> Problem | None:
-        """Why this request is refused, or None if it may pass."""
-        return self._wrong_host(headers) or self._foreign_origin(headers) or self._wrong_token(headers)
+        """Why a request is refused whoever makes it, or None if it may go on."""
+        return self._wrong_host(headers) or self._foreign_origin(headers)
+
+    def is_owner(self, token: str) -> bool:
+        return hmac.compare_digest(token.encode("utf-8", "replace"), self.token.encode())
 
     def _wrong_host(self, headers: Headers) -> Problem | None:
         hosts = headers.getlist("host")
@@ -89,13 +109,118 @@ class Gate:
             status=403, kind="foreign-origin", what=f"A page from {', '.join(origins)!r} may not use this server."
         )
 
-    def _wrong_token(self, headers: Headers) -> Problem | None:
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            return _unauthorized("This server needs its token and the request has none.")
-        if not hmac.compare_digest(token.strip().encode(), self.token.encode()):
-            return _unauthorized("The token in the request is not this server's.")
-        return None
+
+@final
+class Guard:
+    """ASGI middleware that lets only known callers reach the application and the other ways in, and says who it is.
+
+    A request that passed has `request.state.caller` and `request.state.csrf_token` (empty but for a cookie).
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, gate: Gate, logins: Logins, keyring: Keyring | None, ways: Sequence[WayIn]
+    ) -> None:
+        self._app = app
+        self._gate = gate
+        self._logins = logins
+        self._keyring = keyring
+        self._ways = tuple(ways)
+
+    async def __call__(self, connection: Connection, receive: Receive, send: Send) -> None:
+        if connection["type"] != "http":
+            await self._app(connection, receive, send)
+            return
+        headers = Headers(scope=connection)
+        if problem := self._gate.refusal(headers):
+            await problem.response()(connection, receive, send)
+            return
+        try:
+            app = await self._admit(connection, headers)
+        except Problem as problem:
+            refused = login_needed(problem) if _is_a_browsers(connection, headers, problem) else problem.response()
+            await refused(connection, receive, send)
+            return
+        await app(connection, receive, send)
+
+    async def _admit(self, connection: Connection, headers: Headers) -> ASGIApp:
+        """The application that is to answer.  Raises `Problem`."""
+        path: str = connection["path"]
+        if path in _PUBLIC or path.startswith(_PUBLIC_FOLDER):
+            return self._app
+        caller, session = await self._identify(connection, headers)
+        connection.setdefault("state", {})
+        connection["state"]["caller"] = caller
+        connection["state"]["csrf_token"] = session.csrf_token if session else ""
+        if session is not None and connection["method"] not in _HARMLESS:
+            _require_csrf_token(session, headers)
+        for way in self._ways:
+            if way.takes(path):
+                _require(caller, way.scope, for_profiles=way.for_profiles)
+                connection["root_path"] = connection.get("root_path", "") + way.path
+                return way.app
+        _require(caller, Scope.READ)
+        return self._app
+
+    async def _identify(self, connection: Connection, headers: Headers) -> tuple[Caller, Session | None]:
+        if said := headers.get("authorization"):
+            return await self._bearer(said), None
+        secret = _cookie(headers, cookie_name(connection))
+        session = self._logins.session(secret) if secret else None
+        if session is None:
+            raise _unauthorized("This server needs a token and the request has none.")
+        return session.caller, session
+
+    async def _bearer(self, said: str) -> Caller:
+        scheme, _, token = said.partition(" ")
+        if scheme.lower() != "bearer" or not (token := token.strip()):
+            raise _unauthorized("This server needs a token, as `Authorization: Bearer TOKEN`.")
+        if self._gate.is_owner(token):
+            return OWNER
+        caller = await self._keyring.caller(token) if self._keyring else None
+        if caller is None:
+            raise _unauthorized("The token in the request is not one of this server's, or no longer.")
+        return caller
+
+
+def require_scope(caller: Caller, scope: Scope) -> None:
+    """Raise `Problem` 403 if the caller may not do what needs `scope`."""
+    if not caller.may(scope):
+        raise Problem(
+            status=403,
+            kind="scope",
+            what=f"This needs the scope '{scope}', and {caller.name!r} has: {', '.join(sorted(caller.scopes))}.",
+            hint=f"make a token that may: sexton token create NAME --scope {scope}",
+            more={"needed": str(scope)},
+        )
+
+
+def cookie_name(connection: Connection) -> str:
+    """The session's cookie.  Cookies do not tell ports apart, and there may be a gateway on each (RFC 6265, 8.5)."""
+    server = connection.get("server")
+    return f"sexton_{server[1] if server else 0}"
+
+
+def _require(caller: Caller, scope: Scope, *, for_profiles: bool = False) -> None:
+    if caller.profiles is not None and not for_profiles:
+        raise Problem(
+            status=403,
+            kind="confined",
+            what=f"The token {caller.name!r} is only for the MCP endpoint, with the profiles: "
+            f"{', '.join(sorted(caller.profiles))}.",
+        )
+    require_scope(caller, scope)
+
+
+def _require_csrf_token(session: Session, headers: Headers) -> None:
+    if headers.get("sec-fetch-site", "same-origin") != "same-origin":
+        raise Problem(status=403, kind="foreign-origin", what="Another site's page may not change anything here.")
+    if not session.has_csrf_token(headers.get(CSRF_HEADER, "")):
+        raise Problem(
+            status=403,
+            kind="csrf",
+            what="A change that a browser asks for needs its session's CSRF token, and it is missing or wrong.",
+            hint="load the page again; programs use a token instead of the cookie",
+        )
 
 
 def _unauthorized(what: str) -> Problem:
@@ -103,9 +228,26 @@ def _unauthorized(what: str) -> Problem:
         status=401,
         kind="unauthorized",
         what=what,
-        hint=f"send `Authorization: Bearer TOKEN` with the content of the file {TOKEN_FILE!r} in the data folder",
+        hint=f"send `Authorization: Bearer TOKEN` with the content of the file {TOKEN_FILE!r} in the data folder, "
+        "or with one that `sexton token create` printed; in a browser: sexton open",
         headers={"www-authenticate": 'Bearer realm="sexton"'},
     )
+
+
+def _is_a_browsers(connection: Connection, headers: Headers, problem: Problem) -> bool:
+    return (
+        problem.status == 401
+        and "text/html" in headers.get("accept", "")
+        and not connection["path"].startswith(_FOR_PROGRAMS)
+    )
+
+
+def _cookie(headers: Headers, name: str) -> str | None:
+    try:
+        found = SimpleCookie("; ".join(headers.getlist("cookie"))).get(name)
+    except CookieError:
+        return None
+    return found.value if found else None
 
 
 def _host_name(host: str) -> str | None:
@@ -114,17 +256,3 @@ def _host_name(host: str) -> str | None:
         return urlsplit(f"//{host}").hostname
     except ValueError:
         return None
-
-
-class Guard:
-    """ASGI middleware that lets only what its gate admits reach the application."""
-
-    def __init__(self, app: ASGIApp, *, gate: Gate) -> None:
-        self._app = app
-        self._gate = gate
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (problem := self._gate.refusal(Headers(scope=scope))):
-            await problem.response()(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)

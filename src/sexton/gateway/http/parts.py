@@ -12,10 +12,20 @@ from typing import Any, Protocol
 import anyio
 
 from sexton.clock import Clock
+from sexton.gateway.http.caller import Caller
+from sexton.gateway.http.logins import Logins
 from sexton.gateway.reap_documents import Sweep
 from sexton.gateway.record_documents import Record
 from sexton.journal import Journal
 from sexton.scheduler import Scheduler
+
+
+class Keyring(Protocol):
+    """The tokens that were made for others."""
+
+    async def caller(self, token: str) -> Caller | None:
+        """Whose token it is; None if it is nobody's, revoked or expired."""
+        ...
 
 
 class Tool(Protocol):
@@ -177,7 +187,7 @@ class Gateway:
     """The parts behind the ways in.
 
     `examine` is containment's doctor and `orphans` its list of trees that nobody keeps any more, both for this data
-    folder.  `node` is this gateway's name.
+    folder.  `node` is this gateway's name.  `logins` are the browsers, `keyring` the tokens beside the local owner's.
     """
 
     pool: Pool
@@ -191,6 +201,8 @@ class Gateway:
     node: str
     data_dir: Path
     config_path: Path | None = None
+    logins: Logins = field(default_factory=Logins)
+    keyring: Keyring | None = None
     closing: anyio.Event = field(default_factory=anyio.Event)
     """Set when the server begins to close: streams without end stop."""
     cutting_off: anyio.Event = field(default_factory=anyio.Event)

@@ -6,18 +6,20 @@ import contextlib
 import math
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
 import anyio
 import uvicorn
+from starlette.routing import BaseRoute
 
 from sexton.errors import SextonError
 from sexton.gateway.address import Address, forget_address, write_address
 from sexton.gateway.http.app import create_app
 from sexton.gateway.http.auth import LOOPBACK_NAMES, Gate, load_token
+from sexton.gateway.http.endpoint import Endpoint, WayIn
 from sexton.gateway.http.parts import Gateway
 
 PATIENCE = 3.0  # seconds that a call which still runs at the end gets, before it is cancelled
@@ -52,9 +54,17 @@ class _Uvicorn(uvicorn.Server):
 
 @asynccontextmanager
 async def serve_http(
-    gateway: Gateway, *, data_dir: Path, host: str = "127.0.0.1", port: int = 0, patience: float = PATIENCE
+    gateway: Gateway,
+    *,
+    data_dir: Path,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    patience: float = PATIENCE,
+    ways: Sequence[WayIn] = (),
+    endpoints: Sequence[Endpoint] = (),
+    pages: Sequence[BaseRoute] = (),
 ) -> AsyncIterator[str]:
-    """Serve the API while the context lasts; yields its URL once requests are answered.
+    """Serve the API, and what else `create_app` is given, while the context lasts; yields the URL once it answers.
 
     `port` 0 takes any free one.  Makes the token if there is none and publishes the address in `data_dir`.  Leaving
     ends open event streams at once, gives running requests `patience` seconds, then cancels them; the address file
@@ -63,7 +73,13 @@ async def serve_http(
     token = load_token(data_dir)
     listener = _listen(host, port)
     url = _url(host, listener.getsockname()[1])
-    app = create_app(gateway, gate=Gate(token=token, host_names=_names(host)))
+    app = create_app(
+        gateway,
+        gate=Gate(token=token, host_names=_names(host)),
+        ways=ways,
+        endpoints=endpoints,
+        pages=pages,
+    )
     config = uvicorn.Config(
         app,
         lifespan="off",

@@ -1,0 +1,49 @@
+"""One route of the API, and one further way in beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from starlette.requests import Request
+from starlette.types import ASGIApp
+
+from sexton.gateway.http.body import RequestBody
+from sexton.gateway.http.caller import Scope
+from sexton.gateway.http.parts import Gateway
+
+Handler: TypeAlias = Callable[[Gateway, Request], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One route under `/api/v1`: `handler` answers with a document (then `code` is the status) or a whole response.
+
+    `scope` is what a caller needs.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    scope: Scope
+    body: type[RequestBody] | None = None
+    code: int = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WayIn:
+    """An application at a path of its own: it gets every request for `path` and what is below it.
+
+    Its callers have passed the gate and have `scope`; one that is confined to MCP profiles comes only where
+    `for_profiles` says so, and the application checks which.  It sees the whole path, with `path` as the ASGI
+    `root_path`, so that routes of a Starlette application start below it.
+    """
+
+    path: str
+    app: ASGIApp
+    scope: Scope
+    for_profiles: bool = False
+
+    def takes(self, path: str) -> bool:
+        return path == self.path or path.startswith(f"{self.path}/")
