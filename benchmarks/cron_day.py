@@ -5,7 +5,7 @@ of them, and started again two seconds later. Who is alive, and how much memory 
 twice a second. Sexton runs the jobs on its schedule, five a second; the naive host runs the same list with a fresh SDK
 `stdio_client` a run, eight at a time, as fast as it can.
 
-    python -m benchmarks.cron_day [--runs 1500] [--naive-runs 300]
+    python -m benchmarks.cron_day [--runs 1500] [--naive-runs as many]
 
 Writes .bench/cron_day.csv (one line a sample) and .bench/cron_day.svg.
 """
@@ -338,13 +338,14 @@ def main() -> None:
     """Measure both days; exit 1 if Sexton left anybody or a bystander was touched."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1500, help="of Sexton's day; 0 leaves it out")
-    parser.add_argument("--naive-runs", type=int, default=300, help="of the naive day; 0 leaves it out")
+    parser.add_argument("--naive-runs", type=int, help="of the naive day, if not the same number; 0 leaves it out")
     options = parser.parse_args()
+    naive_runs = options.runs if options.naive_runs is None else options.naive_runs
     peers = ensure_peers()
     say(f"on {describe_machine()}")
     with Bystanders.watching() as bystanders:
         days = [sexton_day(peers, options.runs)] if options.runs else []
-        days += [naive_day(peers, options.naive_runs)] if options.naive_runs else []
+        days += [naive_day(peers, naive_runs)] if naive_runs else []
         harm = bystanders.harm()
     report(days, harm)
     left = [day.left_at_end + sum(day.left_after_kill) for day in days if day.name == "sexton"]

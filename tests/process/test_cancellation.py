@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
 
+from process.await_points import Interruption, interrupt
 from process.conftest import boundaries_here, left_of
 from process.programs import POLITE, STUBBORN, Program
 from sexton.containment import Boundary, Containment, StopTimes
@@ -22,36 +20,12 @@ from zoo.oracles import wait_until
 
 BRISK = StopTimes(stdin_grace=0.03, term_grace=0.03, leader_exit_grace=0.03)
 MOST_POINTS = 60
-Interruption = Callable[[], BaseException | None]
-"""Called at the await point that is meant: cancels by itself, or returns what is to be thrown in there."""
 
 
 @pytest.fixture
 def boundary() -> Boundary:
     """The strongest: who waits and is cancelled knows nothing of it."""
     return boundaries_here()[0]
-
-
-@types.coroutine
-def interrupted(
-    coroutine: Coroutine[Any, Any, None], interruptions: dict[int, Interruption]
-) -> Generator[Any, Any, int]:
-    """Run a coroutine, interrupting it at its Nth await points.  Returns how many points it came to."""
-    point = 0
-    error: BaseException | None = None
-    answer: Any = None
-    while True:
-        try:
-            awaited = coroutine.throw(error) if error is not None else coroutine.send(answer)
-        except StopIteration:
-            return point
-        point += 1
-        error = interruptions[point]() if point in interruptions else None
-        if error is None:
-            try:
-                answer = yield awaited
-            except BaseException as thrown:  # noqa: BLE001 -- whatever the event loop throws goes to the coroutine
-                error = thrown
 
 
 async def live(containment: Containment, program: Program, argv: tuple[str, ...]) -> None:
@@ -75,7 +49,7 @@ async def test_a_scope_may_be_cancelled_at_any_await_point(
 ) -> None:
     for point in range(1, MOST_POINTS):
         with anyio.fail_after(20), anyio.CancelScope() as scope:
-            points = await _interrupt(live(containment, program, argv), {point: scope.cancel})
+            points = await interrupt(live(containment, program, argv), {point: scope.cancel})
         _assert_only_helpers_left(containment, tmp_path)
         if not scope.cancelled_caught and points < point:
             return
@@ -95,7 +69,7 @@ async def test_asyncios_own_cancellation_may_strike_at_any_await_point_and_again
             strikes[point + again_after] = asyncio.CancelledError
         try:
             with anyio.fail_after(20):
-                points = await _interrupt(live(containment, program, argv), strikes)
+                points = await interrupt(live(containment, program, argv), strikes)
         except asyncio.CancelledError:
             points = point
         wait_until(lambda: not _programs_left(containment, tmp_path), within=5)
@@ -117,11 +91,6 @@ async def test_an_error_in_the_body_ends_the_tree_and_comes_through(
     with pytest.raises(ZeroDivisionError):
         await fail()
     _assert_only_helpers_left(containment, tmp_path)
-
-
-async def _interrupt(coroutine: Coroutine[Any, Any, None], interruptions: dict[int, Interruption]) -> int:
-    awaitable: Awaitable[int] = interrupted(coroutine, interruptions)
-    return await awaitable
 
 
 def _assert_only_helpers_left(containment: Containment, folder: Path) -> None:

@@ -92,16 +92,24 @@ async def test_a_ledger_that_cannot_be_written_costs_no_tree(containment: Contai
     assert tree.state is TreeState.GONE
 
 
-async def test_a_program_whose_execution_hangs_can_be_given_up(
-    containment: Containment, program: Program, tmp_path: Path
-) -> None:
-    """A write lease on a file holds up whoever wants to execute it (fcntl(2), F_SETLEASE)."""
-    script = tmp_path / "slow"
+@contextmanager
+def hanging_execution(folder: Path) -> Iterator[Path]:
+    """A script that nobody can execute for now: a write lease holds up whoever tries (fcntl(2), F_SETLEASE)."""
+    script = folder / "slow"
     script.write_text("#!/bin/sh\n")
     script.chmod(0o755)
     with script.open("r+b") as leased:
         fcntl.fcntl(leased, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield script
+        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+
+async def test_a_program_whose_execution_hangs_can_be_given_up(
+    containment: Containment, program: Program, tmp_path: Path
+) -> None:
+    """Z32."""
+    with hanging_execution(tmp_path) as script:
         tree = containment.start(program(str(script)))
         wait_until(lambda: tree.progress.keeper is not None, within=5)
         assert tree.pid is None
@@ -112,7 +120,21 @@ async def test_a_program_whose_execution_hangs_can_be_given_up(
             with suppress(SpawnFailed):
                 await tree.wait_started()
             assert (await tree.wait_gone()).returncode is None
-        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+
+@pytest.mark.parametrize("whom", ["keeper", "warden"])
+async def test_a_program_whose_execution_hangs_ends_with_what_holds_it(
+    containment: Containment, program: Program, tmp_path: Path, whom: str
+) -> None:
+    """Z32.  (For the gateway see the crash point `before_exec`.)"""
+    with hanging_execution(tmp_path) as script:
+        tree = containment.start(program(str(script)))
+        wait_until(lambda: tree.progress.keeper is not None, within=5)
+        keeper = tree.progress.keeper
+        assert keeper
+        os.kill(keeper.pid if whom == "keeper" else containment.warden_pid or 0, signal.SIGKILL)
+        with anyio.fail_after(10):
+            assert (await tree.wait_gone()).reason in {EndReason.KEEPER_DIED, EndReason.WARDEN_DIED}
 
 
 async def test_what_cannot_be_killed_is_reported_and_ended_when_it_can_be(

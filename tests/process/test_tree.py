@@ -101,6 +101,7 @@ async def test_a_helper_that_outlives_its_leader_is_ended(containment: Containme
 async def test_a_program_that_cannot_run_is_an_error_that_says_why(
     containment: Containment, program: Program, argv: tuple[str, ...], said: str
 ) -> None:
+    """Z31."""
     async with containment.start(program(*argv)) as tree:
         with pytest.raises(SpawnFailed, match=said) as caught:
             await tree.wait_started()
@@ -157,9 +158,27 @@ async def test_a_program_runs_in_its_folder_with_its_limits_and_goes_first_when_
 
 @pytest.mark.anyio
 async def test_a_very_large_environment_comes_through(containment: Containment, program: Program) -> None:
+    """Z34."""
     large = {f"V{number}": "x" * 100_000 for number in range(12)}
     async with containment.start(program("sh", "-c", "echo ${#V11}", env=large)) as tree:
         assert await read_all(tree) == "100000\n"
+
+
+@pytest.mark.anyio
+async def test_an_environment_that_no_kernel_takes_is_an_error_that_says_so(
+    containment: Containment, program: Program
+) -> None:
+    """Z34: 5 MB are more than execve(2) takes; the keeper lives to tell, and its neighbour does not notice."""
+    large = {f"V{number}": "x" * 100_000 for number in range(50)}
+    async with containment.start(program(*POLITE)) as beside:
+        await read_line(beside)
+        async with containment.start(program("true", env=large)) as tree:
+            with pytest.raises(SpawnFailed, match="too large for the kernel") as caught:
+                await tree.wait_started()
+            assert (await tree.wait_gone()).reason is EndReason.SPAWN_FAILED
+        assert caught.value.errno == errno.E2BIG
+        os.write(beside.stdin, b"still here\n")
+        assert await read_line(beside) == b"still here\n"
 
 
 @pytest.mark.anyio
@@ -181,6 +200,7 @@ async def test_what_no_kernel_can_execute_is_refused_before_anything_starts(
 
 @pytest.mark.anyio
 async def test_a_folder_that_is_not_there_is_named(containment: Containment, program: Program, tmp_path: Path) -> None:
+    """Z33."""
     async with containment.start(replace(program("cat"), cwd=tmp_path / "none")) as tree:
         with pytest.raises(SpawnFailed, match="none") as caught:
             await tree.wait_started()

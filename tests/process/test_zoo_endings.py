@@ -4,6 +4,8 @@ Judged by oracles that do not ask the code under test: who is alive by an indepe
 process that is none of ours was touched, and whether a helper was left.  All kinds of one test run side by side, so
 each is also the neighbour of all others.
 
+`SEXTON_FULL=1` adds the crowds, and every kind at every await point.
+
 Mutants seen to fail here: SIGKILL to the leader's process group only, a keeper that is no subreaper, no walk of
 descendants beside the cgroup (whole trees, P3); a warden that sweeps what living keepers keep (P1); keepers that do not
 watch the warden, a warden that is no subreaper (P7).
@@ -11,6 +13,7 @@ watch the warden, a warden that is no subreaper (P7).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import os
@@ -18,20 +21,26 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
+from process.await_points import Interruption, interrupt
 from process.conftest import BOUNDARIES
 from sexton.containment import Boundary, Containment, EndReason, ProcessTree
+from waiting import wait_until as wait_until_async
 from zoo.gateway_process import GatewayProcess
 from zoo.oracles import PYTHON, ZOO, Bystanders, describe, helpers_of, wait_none_of, wait_until
-from zoo.trial import CHEAP, Trial, trials, wait_ready
+from zoo.trial import CHEAP, COSTLY, Trial, trials, wait_ready
 
 pytestmark = pytest.mark.anyio
 
-PROMISED = 2.0
-"""Seconds within which nothing is left when one of our processes is killed (P7)."""
+IS_FULL = "SEXTON_FULL" in os.environ
+PROMISED = 20.0 if IS_FULL else 2.0
+"""Seconds within which nothing is left when one of our processes is killed (P7); crowds take longer to die."""
+MOST_POINTS = 60
+STRUCK_AT_EACH_POINT = ("stubborn", "daemonises", "scrubs", "stopped", "holds_stdin", "parent_clones")
 
 
 @pytest.fixture
@@ -44,7 +53,7 @@ def bystanders(tmp_path: Path) -> Iterator[Bystanders]:
 
 @pytest.fixture
 def cheap(tmp_path: Path) -> Iterator[tuple[Trial, ...]]:
-    with trials(tmp_path, CHEAP) as made:
+    with trials(tmp_path, (*CHEAP, *COSTLY) if IS_FULL else CHEAP) as made:
         yield made
 
 
@@ -155,6 +164,68 @@ async def test_a_tree_whose_handle_is_forgotten_ends(
     assert bystanders
 
 
+async def live(containment: Containment, trial: Trial) -> None:
+    """A whole life: start, talk, end."""
+    async with containment.start(trial.spec()) as tree:
+        await tree.wait_started()
+        await wait_ready(tree)
+        tree.close_stdin()
+
+
+Strike = Callable[[Containment, Trial, int], Awaitable[int]]
+
+
+async def cancel_scope_at(containment: Containment, trial: Trial, point: int) -> int:
+    """How many await points it came to; when this returns the truth must be empty."""
+    with anyio.CancelScope() as scope:
+        points = await interrupt(live(containment, trial), {point: scope.cancel})
+        assert trial.truth.is_empty(), f"cancelled at point {point}, left, and alive: {survivors([trial])}"
+        return points
+    assert trial.truth.is_empty(), f"cancelled at point {point}, left, and alive: {survivors([trial])}"
+    return point
+
+
+async def cancel_natively_twice_at(containment: Containment, trial: Trial, point: int) -> int:
+    """asyncio's own cancellation, and again while the tree is being stopped: the wait is lost then, the end is not."""
+    strikes: dict[int, Interruption] = {point: asyncio.CancelledError, point + 1: asyncio.CancelledError}
+    try:
+        points = await interrupt(live(containment, trial), strikes)
+    except asyncio.CancelledError:
+        points = point
+    await wait_until_async(trial.truth.is_empty, seconds=20)
+    return points
+
+
+def _struck() -> Iterator[Any]:
+    """Each way on one of the boundaries, or, with SEXTON_FULL, on all."""
+    for number, strike in enumerate((cancel_scope_at, cancel_natively_twice_at)):
+        for boundary in BOUNDARIES if IS_FULL else (BOUNDARIES[1 - number],):
+            yield pytest.param(*boundary.values, strike, marks=boundary.marks, id=f"{boundary.id}-{strike.__name__}")
+
+
+@pytest.mark.parametrize(("boundary", "strike"), list(_struck()))
+async def test_a_cancellation_at_any_await_point_leaves_nobody(
+    boundary: Boundary, strike: Strike, tmp_path: Path, bystanders: Bystanders
+) -> None:
+    """Point by point through start, use and stop; all kinds side by side, so that each is a neighbour of the others."""
+
+    async def at_each_point(trial: Trial) -> None:
+        for point in range(1, MOST_POINTS):
+            if await strike(containment, trial, point) < point:
+                return
+        pytest.fail("it never came to its end")
+
+    with trials(tmp_path, CHEAP if IS_FULL else STRUCK_AT_EACH_POINT) as made:
+        async with Containment.open(tmp_path / "state", boundary=boundary) as containment:
+            async with anyio.create_task_group() as tasks:
+                for trial in made:
+                    tasks.start_soon(at_each_point, trial)
+            await wait_until_async(lambda: containment.trees() == ())
+            helpers = helpers_of(os.getpid())
+        wait_none_of(helpers, within=5)
+    assert bystanders
+
+
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_when_the_gateway_is_killed_nothing_is_left(
     boundary: Boundary, cheap: tuple[Trial, ...], tmp_path: Path, bystanders: Bystanders
@@ -164,6 +235,18 @@ def test_when_the_gateway_is_killed_nothing_is_left(
         gateway.kill()
         wait_all_empty(cheap, within=PROMISED)
         gateway.wait_helpers_gone(within=PROMISED)
+    assert bystanders
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_when_the_gateway_is_terminated_it_has_ended_everything_before_it_leaves(
+    boundary: Boundary, cheap: tuple[Trial, ...], tmp_path: Path, bystanders: Bystanders
+) -> None:
+    """SIGTERM to a gateway that handles it: when it has exited, nobody is alive, without any further wait."""
+    with GatewayProcess(tmp_path / "state", boundary, env={"ZOO_ORDERLY": "1"}) as gateway:
+        gateway.start(cheap)
+        gateway.terminate()
+        assert survivors(cheap) == {}
     assert bystanders
 
 

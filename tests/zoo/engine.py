@@ -1,4 +1,4 @@
-"""A running fake container engine, for tests: its daemon, and a `docker` on a PATH of its own."""
+"""A running fake container engine, for tests: its daemon, and a `docker` and a `podman` on a PATH of its own."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ class FakeEngine:
         self.requests = folder / "engine.log"
         self.bin = folder / "bin"
         self.bin.mkdir()
-        script = f'#!/bin/sh\nexec "{sys.executable}" -I -S "{self.bin / "inner" / "docker"}" "$@"\n'
         (self.bin / "inner").mkdir()
-        (self.bin / "inner" / "docker").symlink_to(FAKE)
-        (self.bin / "docker").write_text(script)
-        (self.bin / "docker").chmod(0o755)
+        for client in ("docker", "podman"):
+            script = f'#!/bin/sh\nexec "{sys.executable}" -I -S "{self.bin / "inner" / client}" "$@"\n'
+            (self.bin / "inner" / client).symlink_to(FAKE)
+            (self.bin / client).write_text(script)
+            (self.bin / client).chmod(0o755)
         self.env = {"PATH": f"{self.bin}:{os.environ['PATH']}"}
         command = [sys.executable, "-I", "-S", str(FAKE), self.socket, str(self.requests), str(slow_create)]
         self._daemon = subprocess.Popen(command, start_new_session=True)
         wait_until(Path(self.socket).exists, within=10)
 
-    def argv(self, *words: str) -> tuple[str, ...]:
-        """A docker command that asks this daemon."""
-        return ("docker", "-H", self.socket, *words)
+    def argv(self, *words: str, client: str = "docker") -> tuple[str, ...]:
+        """A command of docker, or of podman, that asks this daemon."""
+        return (client, "-H" if client == "docker" else "--url", self.socket, *words)
 
-    def spec(self, *words: str, stop: StopTimes) -> ProcessSpec:
-        """A tree whose leader is that docker command."""
-        return ProcessSpec(name="docker", argv=self.argv(*words), env=self.env, stop=stop)
+    def spec(self, *words: str, stop: StopTimes, client: str = "docker") -> ProcessSpec:
+        """A tree whose leader is that command."""
+        return ProcessSpec(name=client, argv=self.argv(*words, client=client), env=self.env, stop=stop)
 
     def go_away(self) -> None:
         """No client can reach the daemon any more; its containers run on."""

@@ -1,7 +1,7 @@
 """A container engine of a hundred lines: what `docker` does to processes, without the containers.
 
     python fake_docker.py SOCKET ENGINE_LOG SECONDS_PER_CREATE          is the daemon
-    docker -H SOCKET run|ps|rm ...                                      is the client (a link named docker to this file)
+    docker -H SOCKET run|ps|rm ...                                      is the client (a link to this file)
 
 A container is a process that the *daemon* starts, so it is no descendant of the client; it outlives the client unless
 somebody removes it by `rm --force`.  An image named `polite` ends when the client's stdin does, and is removed with
@@ -118,7 +118,7 @@ def client(words: list[str]) -> None:
 
 
 def main() -> None:
-    if Path(sys.argv[0]).name == "docker":
+    if Path(sys.argv[0]).name in {"docker", "podman"}:
         client(sys.argv[1:])
     else:
         Daemon(Path(sys.argv[2]), float(sys.argv[3])).serve(sys.argv[1])

@@ -5,7 +5,8 @@
 {"start": [SPEC, ...]} answers when all of them are ready; {"strike": TREE}, {"release": TREE}, {"kill": TREE},
 {"drop": TREE} (lose the handle) and {"trees": true} at once; {"storm": [SPEC, [SECONDS, ...]]} when all those trees are
 cancelled and gone; {"fork_worker": true} with the pid of a copy of this process.
-At end of file it leaves its containment, and with that ends all its trees.
+At end of file it leaves its containment, and with that ends all its trees; with ZOO_ORDERLY in its environment at
+SIGTERM too.
 """
 
 from __future__ import annotations
@@ -95,17 +96,33 @@ def say(message: dict[str, Any]) -> None:
 
 async def main() -> None:
     boundary = Boundary(sys.argv[2])
-    async with Containment.open(Path(sys.argv[1]), boundary=boundary) as containment:
-        gateway = Gateway(containment)
-        say({"pid": os.getpid()})
-        pending = b""
-        while True:
-            await anyio.wait_readable(0)
-            if not (chunk := os.read(0, 65536)):
-                return
-            *lines, pending = (pending + chunk).split(b"\n")
-            for line in lines:
-                say(await gateway.obey(json.loads(line)))
+    async with (
+        Containment.open(Path(sys.argv[1]), boundary=boundary) as containment,
+        anyio.create_task_group() as tasks,
+    ):
+        if "ZOO_ORDERLY" in os.environ:
+            tasks.start_soon(leave_when_told, tasks.cancel_scope)
+        await obey_all(Gateway(containment))
+        tasks.cancel_scope.cancel()
+
+
+async def obey_all(gateway: Gateway) -> None:
+    say({"pid": os.getpid()})
+    pending = b""
+    while True:
+        await anyio.wait_readable(0)
+        if not (chunk := os.read(0, 65536)):
+            return
+        *lines, pending = (pending + chunk).split(b"\n")
+        for line in lines:
+            say(await gateway.obey(json.loads(line)))
+
+
+async def leave_when_told(everything: anyio.CancelScope) -> None:
+    """At SIGTERM, as a real gateway does; without this the signal ends the process on the spot."""
+    with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+        async for _ in signals:
+            everything.cancel()
 
 
 if __name__ == "__main__":

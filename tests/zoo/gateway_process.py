@@ -32,6 +32,7 @@ class GatewayProcess:
         program: str = "zoo.gateway",
         env: Mapping[str, str] | None = None,
     ) -> None:
+        """`env` with ZOO_ORDERLY set has it leave its containment at SIGTERM, as a real gateway does."""
         self.state_dir = state_dir
         path = os.pathsep.join(str(_ROOT / part) for part in ("src", "tests"))
         self._process = subprocess.Popen(
@@ -77,6 +78,16 @@ class GatewayProcess:
         """End it by a signal that it does not handle."""
         os.kill(self.pid, number)
         self._process.wait(5)
+
+    def wait_dead(self) -> None:
+        """Somebody else has killed it, or it ends by itself."""
+        self._process.wait(20)
+
+    def terminate(self) -> None:
+        """Have it leave in the ordinary way; it was opened with ZOO_ORDERLY."""
+        self._helpers |= helpers_of(self.pid)
+        os.kill(self.pid, signal.SIGTERM)
+        self.wait_dead()
 
     def kill_with_all_helpers(self) -> None:
         """At once: whoever is killed first, none of the others gets to do anything, since all are stopped before."""

@@ -26,6 +26,7 @@ from typing import NoReturn
 
 LINUX_CLONE = {"x86_64": 56, "aarch64": 220}
 LINUX_EXIT = {"x86_64": 60, "aarch64": 93}
+LEAST_THROW_AWAY_USER = 0x70000000
 CLONE_PARENT = 0x8000
 CLONE_NEWPID = 0x20000000
 PR_SET_CHILD_SUBREAPER = 36
@@ -469,6 +470,61 @@ def strikes_warden(_: Options) -> None:
     with_company(lambda _roll: daemon(disguised_sleep), strike=lambda: os.kill(warden, signal.SIGKILL))
 
 
+def kills_everybody(options: Options) -> None:
+    """Z27: when struck, a child in its own session signals every process that it may signal, and goes on itself.
+
+    It does so only where nobody else can be meant: as a user of its own (`--user NUMBER`), or in a PID namespace whose
+    first process is `own_pid_namespace.py`.
+    """
+    user = options.number("--user", 0)
+
+    def attack(roll: RollCall) -> Callable[[], NoReturn]:
+        def work() -> NoReturn:
+            os.setsid()
+            if user:
+                os.setresuid(user, user, user)
+            with open("/proc/1/cmdline", "rb") as first:  # noqa: PTH123
+                is_alone = b"own_pid_namespace.py" in first.read()
+            if is_alone or (user >= LEAST_THROW_AWAY_USER and os.getresuid() == (user, user, user)):
+                os.kill(-1, signal.SIGKILL)
+                roll.here()
+            linger()
+
+        return work
+
+    def strike() -> None:
+        roll = RollCall()
+        child(attack(roll))
+        roll.wait_all_here()
+
+    with_company(lambda roll: daemon(here_and_linger(roll)), strike=strike)
+
+
+def eats_memory(options: Options) -> None:
+    """Z48: joins the cgroup `--memory PROCS`, and when struck takes memory until the kernel kills somebody in it."""
+    with open(options.named["--memory"], "w") as procs:  # noqa: PTH123
+        procs.write("0")
+    hoard: list[bytearray] = []
+
+    def strike() -> None:
+        while True:
+            hoard.append(bytearray(b"x" * (1 << 20)))
+
+    with_company(lambda roll: daemon(here_and_linger(roll)), strike=strike)
+
+
+def delegates(options: Options) -> None:
+    """Z44, Z45: has a daemon (`--service SOCKET`) start a process for it, which is none of its descendants."""
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as service:
+        service.connect(options.named["--service"])
+        service.sendall(json.dumps(dict(os.environ)).encode() + b"\n")
+        service.recv(64)
+    say_ready()
+    serve()
+
+
 def chatty(_: Options) -> None:
     """Z28: two children flood stdout and stderr as fast as these take it."""
 
@@ -620,6 +676,9 @@ KINDS: dict[str, Callable[[Options], None]] = {
     "kills_keeper": strikes_keeper(signal.SIGKILL),
     "stops_keeper": strikes_keeper(signal.SIGSTOP),
     "kills_warden": strikes_warden,
+    "kills_everybody": kills_everybody,
+    "eats_memory": eats_memory,
+    "delegates": delegates,
     "chatty": chatty,
     "never_reads": never_reads,
     "closes_everything": closes_everything,
