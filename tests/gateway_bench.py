@@ -16,6 +16,8 @@ from fake_clock import FakeClock
 from scheduling import Bench, Work, running
 from sexton.errors import SextonError
 from sexton.gateway.http import Gate, Gateway, create_app
+from sexton.redaction import Redactor
+from sexton.scheduler import Perform
 
 TOKEN = "a-token-for-tests"
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
@@ -243,11 +245,13 @@ class GatewayBench:
 
 
 @asynccontextmanager
-async def gateway_bench(folder: Path, *, work: Work | None = None) -> AsyncIterator[GatewayBench]:
+async def gateway_bench(
+    folder: Path, *, work: Work | None = None, perform: Perform | None = None, redactor: Redactor | None = None
+) -> AsyncIterator[GatewayBench]:
     async def examine() -> object:
         return {"boundary": "cgroup", "guarantees": [], "problems": []}
 
-    async with running(folder, work=work) as scheduling:
+    async with running(folder, work=work, perform=perform, redactor=redactor) as scheduling:
         clock, pool = scheduling.clock, FakePool()
         containment = FakeContainment(clock)
         gateway = Gateway(

@@ -13,6 +13,7 @@ import anyio
 from fake_clock import FakeClock, settle
 from sexton.database import Database
 from sexton.journal import Event, Journal
+from sexton.redaction import Redactor
 from sexton.scheduler import Every, Job, Limits, Outcome, Perform, Run, RunContext, RunStore, Scheduler
 
 T = TypeVar("T")
@@ -91,6 +92,7 @@ async def running(
     jobs: tuple[Job, ...] = (),
     node: str = "here",
     database: Callable[[Path], AbstractAsyncContextManager[Database]] | None = None,
+    redactor: Redactor | None = None,
 ) -> AsyncIterator[Bench]:
     """A scheduler that runs; leaving cancels it."""
     clock = clock or FakeClock()
@@ -105,6 +107,7 @@ async def running(
             limits=limits,
             after_tick=after_tick,
             node=node,
+            redactor=redactor,
         )
         for job in jobs:
             await scheduler.put_job(job)

@@ -24,6 +24,7 @@ from typing import Self, TypeAlias
 import anyio
 
 from sexton.clock import Clock, SystemClock
+from sexton.redaction import Redactor
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | Mapping[str, JSON] | None"
 GAP = "journal.gap"
@@ -47,20 +48,32 @@ class Event:
 class Journal:
     """Events in memory and, with a path, on disk.  Every method is called from the event loop's thread."""
 
-    def __init__(self, file: EventFile | None, recent: Iterable[Event], *, clock: Clock, keep: int) -> None:
+    def __init__(
+        self, file: EventFile | None, recent: Iterable[Event], *, clock: Clock, keep: int, redactor: Redactor
+    ) -> None:
         self._file = file
+        self._redactor = redactor
         self._clock = clock
         self._ring = deque(recent, maxlen=keep)
         self._last_id = self._ring[-1].id if self._ring else 0
         self._news: anyio.Event | None = None
 
     @classmethod
-    def open(cls, path: Path | None = None, *, clock: Clock | None = None, keep: int = 10_000) -> Self:
-        """Read the end of the file, when there is one, and continue after it.  Without a path: memory only."""
-        if path is None:
-            return cls(None, (), clock=clock or SystemClock(), keep=keep)
-        file = EventFile(path)
-        return cls(file, file.read_last(keep), clock=clock or SystemClock(), keep=keep)
+    def open(
+        cls,
+        path: Path | None = None,
+        *,
+        clock: Clock | None = None,
+        keep: int = 10_000,
+        redactor: Redactor | None = None,
+    ) -> Self:
+        """Read the end of the file, when there is one, and continue after it.  Without a path: memory only.
+
+        What `redactor` takes for a secret stands in no event.
+        """
+        file = EventFile(path) if path else None
+        recent = file.read_last(keep) if file else ()
+        return cls(file, recent, clock=clock or SystemClock(), keep=keep, redactor=redactor or Redactor())
 
     def close(self) -> None:
         if self._file:
@@ -74,7 +87,8 @@ class Journal:
     def append(self, kind: str, *, subject: str, **data: JSON) -> Event:
         """Record that it happened, now."""
         self._last_id += 1
-        event = Event(id=self._last_id, at=self._clock.now(), kind=kind, subject=subject, data=data)
+        told = self._redactor.document(data)
+        event = Event(id=self._last_id, at=self._clock.now(), kind=kind, subject=subject, data=told)
         self._ring.append(event)
         if self._file:
             self._file.write(event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -49,7 +50,14 @@ class Watching:
             started_at=datetime(2026, 11, 1, tzinfo=UTC),
         )
         job = Job(name="clock", schedule=None, action={})
-        self.ctx = RunContext(run, job, progress=self.progress.append, log=self.lines.append)
+        self.calls: list[tuple[object, ...]] = []
+        self.ctx = RunContext(
+            run,
+            job,
+            progress=self.progress.append,
+            log=self.lines.append,
+            record_call=lambda *call: self.calls.append(call),
+        )
 
 
 async def perform(running: Bench, **action: Any) -> str:
@@ -70,6 +78,33 @@ async def test_a_tool_that_says_it_failed_fails_the_run_with_its_own_text(tmp_pa
     async with bench(tmp_path, server("files")) as running:
         with pytest.raises(RunFailed, match="tool 'fail' of server 'files' failed: files#1"):
             await perform(running, tool="fail")
+
+
+@pytest.mark.parametrize(
+    ("tool", "state", "text"),
+    [("echo", "ok", "files#1"), ("fail", "error", "files#1"), ("refuse", "failed", "Invalid params")],
+)
+async def test_every_call_is_recorded_with_how_it_ended(tmp_path: Path, tool: str, state: str, text: str) -> None:
+    watching = Watching()
+    action: dict[str, Any] = {"kind": "call", "server": "files", "tool": tool, "arguments": {"a": 1}}
+    async with bench(tmp_path, server("files")) as running:
+        with suppress(RunFailed):
+            await run_call(running.pool, action, watching.ctx)
+    [(called, name, arguments, ended, said, seconds)] = watching.calls
+    assert (called, name, arguments, ended) == ("files", tool, {"a": 1}, state)
+    assert text in str(said)
+    assert isinstance(seconds, float)
+
+
+async def test_a_call_that_is_cut_short_is_recorded_too(tmp_path: Path) -> None:
+    watching = Watching()
+    async with bench(tmp_path, server("files")) as running, anyio.create_task_group() as tasks:
+        action: dict[str, Any] = {"kind": "call", "server": "files", "tool": "hang"}
+        tasks.start_soon(run_call, running.pool, action, watching.ctx)
+        await settle()
+        assert watching.calls == []
+        tasks.cancel_scope.cancel()
+    assert [call[3] for call in watching.calls] == ["cancelled"]
 
 
 async def test_a_refused_call_fails_the_run_with_the_words_of_the_server(tmp_path: Path) -> None:

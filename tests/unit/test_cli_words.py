@@ -98,6 +98,7 @@ def test_arguments_are_json_or_pairs(words: list[str], arguments: dict[str, Any]
         (["=1", "b=2"], "is not a pair"),
         (['{"a": 1,\n "b": }'], "line 2, column 7"),
         (["[" * 100_000], "nested too deeply"),
+        (["{\n"], "line 2, column 1"),
     ],
 )
 def test_arguments_that_cannot_be_read_are_pointed_at(words: list[str], said: str) -> None:

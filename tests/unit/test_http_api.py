@@ -15,6 +15,8 @@ from gateway_bench import HEADERS, TOKEN, FakeTool, GatewayBench, client_of, gat
 from sexton.errors import SextonError
 from sexton.gateway.http import Gate, create_app, load_token
 from sexton.gateway.http.app import ENDPOINTS
+from sexton.redaction import Redactor
+from sexton.scheduler import CallState, Outcome, RunContext
 
 pytestmark = pytest.mark.anyio
 
@@ -327,6 +329,48 @@ async def test_the_state_of_servers_and_processes_is_told(client: httpx2.AsyncCl
     assert processes["trees"][0]["age"] == 125.0
     status = (await client.get("status")).json()
     assert (status["servers"], status["boundary"]) == ({"running": 1, "broken": 1}, "cgroup")
+
+
+async def test_the_calls_of_a_run_are_kept_and_told(bench_of_calls: httpx2.AsyncClient) -> None:
+    client = bench_of_calls
+    run = (await client.get("runs")).json()[0]["id"]
+    record = (await client.get(f"runs/{run}")).json()
+    first, second, *_ = record["calls"]
+    assert (first["number"], first["server"], first["tool"], first["state"]) == (1, "time", "now", "ok")
+    assert (second["arguments"], second["text"]) == ({"password": "•••", "zone": "a•••"}, "it is •••")
+    assert len(record["calls"]) == 100
+    rest = (await client.get(f"runs/{run}/calls", params={"after": 998})).json()
+    assert [call["number"] for call in rest] == [999, 1000]
+    assert len((await client.get(f"runs/{run}/calls", params={"limit": 3})).json()) == 3
+    assert rest[0]["arguments"] == {"left_out": 20_012}
+    assert (await client.get(f"runs/{run}/log")).json()[0]["text"] == "with •••"
+    assert record["output"] == "done with •••"
+    assert (await client.get("runs/nope/calls")).status_code == 404
+    assert (await client.get(f"runs/{run}/calls", params={"after": "x"})).status_code == 400
+
+
+@pytest.fixture
+async def bench_of_calls(tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
+    """A run that made 1,003 calls and knows a secret."""
+
+    async def perform(context: RunContext) -> Outcome:
+        context.log("with hunter2hunter2")
+        context.record_call("time", "now", {}, state=CallState.OK, text="noon", seconds=0.5)
+        arguments: dict[str, Any] = {"password": "short", "zone": "ahunter2hunter2"}
+        context.record_call("time", "now", arguments, state=CallState.OK, text="it is hunter2hunter2", seconds=0.5)
+        for _ in range(1001):
+            context.record_call("time", "big", {"text": "x" * 20_000}, state=CallState.ERROR, text="no", seconds=0.1)
+        return Outcome(output="done with hunter2hunter2")
+
+    redactor = Redactor(["hunter2hunter2"])
+    async with (
+        gateway_bench(tmp_path, perform=perform, redactor=redactor) as bench,
+        client_of(bench.gateway) as client,
+    ):
+        await client.post("jobs", json=CLOCK)
+        await client.post("jobs/clock/run")
+        await bench.clock.advance(0)
+        yield client
 
 
 async def test_reaping_spares_what_is_in_use_unless_told(client: httpx2.AsyncClient, bench: GatewayBench) -> None:

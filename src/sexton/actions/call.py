@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+import anyio
+
 from sexton.errors import SextonError
 from sexton.journal import JSON
-from sexton.mcp_servers import CallToolResult, ContentBlock, Lease, ServerPool, Tool, ToolFilter
-from sexton.scheduler import Outcome, RunContext, RunFailed
+from sexton.mcp_servers import CallToolResult, ContentBlock, Lease, ServerPool, Tool, ToolDenied, ToolFilter
+from sexton.scheduler import CallState, Outcome, RunContext, RunFailed
 
 MAX_NAMED = 12
 
@@ -34,12 +36,27 @@ async def run_call(pool: ServerPool, action: Mapping[str, JSON], ctx: RunContext
     try:
         async with pool.lease(server, holder=f"run:{ctx.run.id}", allow=_filter(action), returns=False) as lease:
             await _require_tool(lease, tool)
-            result = await lease.call_tool(tool, arguments, timeout=_timeout(action), progress=_Progress(ctx))
+            result = await _call_recorded(lease, tool, arguments, action, ctx)
             return _outcome(result, server=server, tool=tool, process=lease.process)
     except RunFailed:
         raise
     except SextonError as error:
         raise RunFailed(error.what, hint=error.hint, details={"server": server, "tool": tool}) from error
+
+
+async def _call_recorded(
+    lease: Lease, tool: str, arguments: Mapping[str, Any], action: Mapping[str, JSON], ctx: RunContext
+) -> CallToolResult:
+    began, state, text = anyio.current_time(), CallState.CANCELLED, ""
+    try:
+        result = await lease.call_tool(tool, arguments, timeout=_timeout(action), progress=_Progress(ctx))
+        state, text = CallState.ERROR if result.is_error else CallState.OK, render_content(result)
+    except SextonError as error:
+        state, text = CallState.DENIED if isinstance(error, ToolDenied) else CallState.FAILED, error.what
+        raise
+    finally:
+        ctx.record_call(lease.server, tool, arguments, state=state, text=text, seconds=anyio.current_time() - began)
+    return result
 
 
 def render_content(result: CallToolResult) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 
@@ -11,8 +12,8 @@ from sexton.cli import local_clock
 from sexton.cli.gateway_client import GatewayClient, segment
 from sexton.cli.output import console_for, print_facts, print_json, printable, say, styled_state
 from sexton.errors import SextonError
-from sexton.gateway.documents import EventDocument, RunDocument, RunRecordDocument
-from sexton.gateway.figures import duration, local_time, parse_time
+from sexton.gateway.documents import EventDocument, RunDocument, RunRecordDocument, ToolCallDocument
+from sexton.gateway.figures import duration, first_line, local_time, parse_time
 
 _ENDED = frozenset({"run.ended", "run.skipped", "run.missed", "run.lost"})
 
@@ -41,7 +42,15 @@ def show(record: RunRecordDocument) -> None:
     print_facts(f"{run['job']} {run['id']}", facts)
     _print_part("error", run["error"])
     _print_part("log", "\n".join(f"{line['at'][11:23]} {line['text']}" for line in record["log"]))
+    _print_part("calls", "\n".join(map(_call_line, record.get("calls", ()))))
     _print_part("output", record["output"])
+
+
+def _call_line(call: ToolCallDocument) -> str:
+    arguments = json.dumps(call["arguments"], ensure_ascii=False) if call["arguments"] else ""
+    told = "" if call["state"] == "ok" else f" {call['state']}: {first_line(call['text'])}"
+    line = f"{call['started_at'][11:23]} {call['server']}.{call['tool']} {arguments} {duration(call['seconds'])}{told}"
+    return " ".join(line.split())
 
 
 def _print_part(title: str, text: str | None) -> None:

@@ -80,7 +80,7 @@ def _place(error: json.JSONDecodeError) -> str:
 
 def _excerpt(error: json.JSONDecodeError) -> str:
     """The line of the mistake, cut to fit, with a mark below the column."""
-    line = error.doc.splitlines()[error.lineno - 1] if error.doc.splitlines() else ""
+    line = error.doc.split("\n")[error.lineno - 1]  # json counts line feeds, and nothing else, as ends of lines
     start = max(0, error.colno - 1 - _SHOWN // 2)
     shown = line[start : start + _SHOWN].replace("\t", " ")
     return f"  {shown}\n  {' ' * (error.colno - 1 - start)}^"

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Dialect,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -102,6 +103,38 @@ run_output = Table(
     Column("run", String(36), ForeignKey("run.id", ondelete="CASCADE"), primary_key=True),
     Column("output", Text),
     Column("log", JSON, nullable=False),
+)
+
+# One row per call that a run made, written when the call has ended, and never changed.
+tool_call = Table(
+    "tool_call",
+    metadata,
+    Column("run", String(36), ForeignKey("run.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("server", String(255), nullable=False),
+    Column("tool", String(255), nullable=False),
+    Column("arguments", JSON, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("text", Text),
+    Column("started_at", Instant, nullable=False),
+    Column("seconds", Float, nullable=False),
+)
+
+# Who else than the local owner may call.  A token that was revoked keeps its row, so that its name can still be told.
+token = Table(
+    "token",
+    metadata,
+    Column("id", String(8), primary_key=True),
+    Column("name", String(64), nullable=False),
+    # SHA-256 of the token, in hexadecimal: it has 256 random bits, so nothing slower is needed.
+    Column("hash", String(64), nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("profiles", JSON),
+    Column("created_at", Instant, nullable=False),
+    Column("created_by", String(64), nullable=False),
+    Column("expires_at", Instant),
+    Column("last_used_at", Instant),
+    Column("revoked_at", Instant),
 )
 
 # One row per gateway process.  `beat` only ever counts up; a gateway whose beat stands still is dead.

@@ -151,12 +151,27 @@ class LogLineDocument(TypedDict):
     text: str
 
 
+class ToolCallDocument(TypedDict):
+    """One call of a run, once it has ended; `state`: ok, error (the tool says so), failed (no answer), denied,
+    cancelled.  `text` is the beginning of the answer."""
+
+    number: int
+    server: str
+    tool: str
+    arguments: Mapping[str, Any]
+    state: str
+    text: str
+    started_at: str
+    seconds: float
+
+
 class RunRecordDocument(TypedDict):
-    """A run with everything that was kept of it."""
+    """A run with everything that was kept of it; of its `calls` the first 100."""
 
     run: RunDocument
     output: str | None
     log: Sequence[LogLineDocument]
+    calls: Sequence[ToolCallDocument]
 
 
 class TreeDocument(TypedDict):

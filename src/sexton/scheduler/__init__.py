@@ -10,6 +10,7 @@ does is the business of the callable that it is given.
 from sexton.scheduler.dispatcher import Drained, Scheduler
 from sexton.scheduler.job import (
     At,
+    CallState,
     CatchUp,
     Cron,
     Every,
@@ -27,6 +28,7 @@ from sexton.scheduler.job import (
     RunFailed,
     RunRecord,
     Schedule,
+    ToolCall,
     Trigger,
     UnknownJob,
     UnknownRun,
@@ -39,6 +41,7 @@ from sexton.scheduler.timetable import next_starts
 
 __all__ = [
     "At",
+    "CallState",
     "CatchUp",
     "Cron",
     "Drained",
@@ -61,6 +64,7 @@ __all__ = [
     "RunStore",
     "Schedule",
     "Scheduler",
+    "ToolCall",
     "Trigger",
     "UnknownJob",
     "UnknownRun",

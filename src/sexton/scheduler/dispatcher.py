@@ -15,10 +15,11 @@ import anyio.abc
 from sexton.clock import Clock
 from sexton.database import DatabaseError
 from sexton.journal import Journal
+from sexton.redaction import Redactor
 from sexton.scheduler import timetable
 from sexton.scheduler.alarm import Alarm
 from sexton.scheduler.gateways import BEAT_EVERY, Beats, is_gone, this_gateway
-from sexton.scheduler.job import Job, JobStatus, Limits, Origin, Perform, Run, RunRecord
+from sexton.scheduler.job import Job, JobStatus, Limits, Origin, Perform, Run, RunRecord, ToolCall
 from sexton.scheduler.job_rows import JobChanges
 from sexton.scheduler.rows import RunEnd, Settled
 from sexton.scheduler.run_states import RunState
@@ -74,6 +75,7 @@ class Scheduler:
         limits: Limits | None = None,
         after_tick: Callable[[], Awaitable[None]] | None = None,
         node: str = "gateway",
+        redactor: Redactor | None = None,
     ) -> None:
         self._store = store
         self._perform = perform
@@ -81,6 +83,7 @@ class Scheduler:
         self._journal = journal
         self._limits = limits or Limits()
         self._after_tick = after_tick
+        self._redactor = redactor or Redactor()
         self._gateway = this_gateway(node)
         self._beats = Beats()
         self._alarm = Alarm(clock)
@@ -208,6 +211,10 @@ class Scheduler:
         """A run with its whole output and its log.  Raises `UnknownRun`."""
         return await self._store.run_record(run_id)
 
+    async def tool_calls(self, run_id: str, *, after: int = 0, limit: int = 100) -> tuple[ToolCall, ...]:
+        """The calls that a run has made and that have ended, in order, from the one after the `after`th."""
+        return await self._store.tool_calls(run_id, after=after, limit=limit)
+
     # Ticks
 
     async def _keep_ticking(self, tasks: anyio.abc.TaskGroup) -> None:
@@ -253,6 +260,7 @@ class Scheduler:
             clock=self._clock,
             on_progress=lambda text: self._tell_progress(run, text),
             on_stuck=lambda seconds: self._tell_stuck(run, seconds),
+            redactor=self._redactor,
         )
         self._tasks[run.id] = task
         self._batches[run.id] = batch

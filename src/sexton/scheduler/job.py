@@ -162,13 +162,51 @@ class LogLine:
     text: str
 
 
+class CallState(enum.StrEnum):
+    """How a tool call ended: `ok`; `error`: the tool says that it failed; `failed`: there was no answer; `denied`: it
+    was not made, for it may not be; `cancelled`: its run was ended."""
+
+    OK = "ok"
+    ERROR = "error"
+    FAILED = "failed"
+    DENIED = "denied"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """One call that a run made, the `number`th, from 1.
+
+    `text` is the beginning of what the tool answered, or why there was no answer.  Arguments that are too large are
+    `{"left_out": characters}`.
+    """
+
+    number: int
+    server: str
+    tool: str
+    arguments: Mapping[str, JSON]
+    state: CallState
+    text: str
+    started_at: datetime
+    seconds: float
+
+
+CALL_TEXT = 4_000
+MOST_ARGUMENTS = 16_000
+MOST_CALLS = 1_000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """A run with everything that was kept of it."""
+    """A run with everything that was kept of it; `calls` are its first ones, `CALLS_IN_RECORD` at most."""
 
     run: Run
     output: str | None
     log: tuple[LogLine, ...]
+    calls: tuple[ToolCall, ...] = ()
+
+
+CALLS_IN_RECORD = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,11 +258,24 @@ class Limits:
     history: int = 1_000
 
 
+RecordCall: TypeAlias = Callable[[str, str, Mapping[str, JSON], CallState, str, float], None]
+
+
+def _record_nothing(*_: object) -> None:
+    """For a context without a run that is kept."""
+
+
 class RunContext:
     """An action's line back to the scheduler: its run, its job, progress and log lines."""
 
     def __init__(
-        self, run: Run, job: Job, *, progress: Callable[[str | None], None], log: Callable[[str], None]
+        self,
+        run: Run,
+        job: Job,
+        *,
+        progress: Callable[[str | None], None],
+        log: Callable[[str], None],
+        record_call: RecordCall = _record_nothing,
     ) -> None:
         self.run = run
         self.job = job
@@ -232,6 +283,7 @@ class RunContext:
         """What the action has to show if its run is cut short now; an action that collects output puts its own here."""
         self._progress = progress
         self._log = log
+        self._record_call = record_call
 
     def progress(self, text: str | None = None) -> None:
         """Say that the work is getting on: the idle timeout starts anew.  `text` is shown to who watches."""
@@ -240,6 +292,22 @@ class RunContext:
     def log(self, line: str) -> None:
         """Keep a line with the run."""
         self._log(line)
+
+    def record_call(
+        self,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, JSON],
+        *,
+        state: CallState,
+        text: str,
+        seconds: float,
+    ) -> None:
+        """Keep a tool call with the run, once it has ended, `seconds` after it began; also one that was cancelled.
+
+        Secrets are left out, long texts are cut, and of a run's calls the first `MOST_CALLS` are kept.
+        """
+        self._record_call(server, tool, arguments, state, text, seconds)
 
 
 Perform: TypeAlias = Callable[[RunContext], Awaitable[Outcome]]

@@ -9,13 +9,25 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, delete, func, insert, select, update
 
 from sexton import database as tables
 from sexton.journal import JSON
 from sexton.scheduler import timetable
 from sexton.scheduler.admission import retry_delay
-from sexton.scheduler.job import EPOCH, EXCERPT, NOTHING, Job, LogLine, OnInterrupted, Run, Trigger, UnknownJob
+from sexton.scheduler.job import (
+    EPOCH,
+    EXCERPT,
+    NOTHING,
+    CallState,
+    Job,
+    LogLine,
+    OnInterrupted,
+    Run,
+    ToolCall,
+    Trigger,
+    UnknownJob,
+)
 from sexton.scheduler.job_document import read_document
 from sexton.scheduler.run_id import new_run_id
 from sexton.scheduler.run_states import ACTIVE, RunState, check_change
@@ -26,6 +38,7 @@ AT_ONCE = EPOCH
 _job = tables.job
 _run = tables.run
 _output = tables.run_output
+_call = tables.tool_call
 _ACTIVE = tuple(str(state) for state in ACTIVE)
 
 
@@ -40,6 +53,7 @@ class RunEnd:
     error: str | None = None
     details: Mapping[str, JSON] = field(default_factory=lambda: NOTHING)
     log: tuple[LogLine, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +68,7 @@ class Draft:
     size: int
     output: str | None
     log: tuple[LogLine, ...]
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +185,7 @@ def write_end(connection: Connection, row: Row[Any], end: RunEnd) -> Run:
     connection.execute(update(_run).where(_run.c.id == row.id).values(**values))
     if end.log or end.output is not None:  # Else its draft, if there is one, is all that is known of it.
         _write_output(connection, row.id, end.output, end.log)
+    _add_calls(connection, row.id, end.calls)
     return replace(
         run_of(row),
         state=end.state,
@@ -187,6 +203,7 @@ def write_draft(connection: Connection, draft: Draft) -> None:
     excerpt = draft.output[:EXCERPT] if draft.output else None
     if connection.execute(update(_run).where(held).values(excerpt=excerpt)).rowcount == 1:
         _write_output(connection, draft.run, draft.output, draft.log)
+        _add_calls(connection, draft.run, draft.calls)
 
 
 def _write_output(connection: Connection, run_id: str, output: str | None, log: Sequence[LogLine]) -> None:
@@ -195,6 +212,42 @@ def _write_output(connection: Connection, run_id: str, output: str | None, log: 
     if log or len(output or "") > EXCERPT:
         lines = [[line.at.isoformat(), line.text] for line in log]
         connection.execute(insert(_output).values(run=run_id, output=output, log=lines))
+
+
+def _add_calls(connection: Connection, run_id: str, calls: Sequence[ToolCall]) -> None:
+    """Those that are not there yet: a call that is written has ended and does not change."""
+    if not calls:
+        return
+    written = connection.execute(select(func.max(_call.c.number)).where(_call.c.run == run_id)).scalar() or 0
+    if fresh := [call_row(run_id, call) for call in calls if call.number > written]:
+        connection.execute(insert(_call), fresh)
+
+
+def call_row(run_id: str, call: ToolCall) -> dict[str, Any]:
+    return {
+        "run": run_id,
+        "number": call.number,
+        "server": call.server[:255],
+        "tool": call.tool[:255],
+        "arguments": dict(call.arguments),
+        "state": str(call.state),
+        "text": call.text,
+        "started_at": call.started_at,
+        "seconds": call.seconds,
+    }
+
+
+def call_of(row: Row[Any]) -> ToolCall:
+    return ToolCall(
+        number=row.number,
+        server=row.server,
+        tool=row.tool,
+        arguments=row.arguments,
+        state=CallState(row.state),
+        text=row.text or "",
+        started_at=row.started_at,
+        seconds=row.seconds,
+    )
 
 
 def stretch_run(job: Job, stretch: timetable.Stretch, state: RunState, reason: str, now: datetime) -> Run:

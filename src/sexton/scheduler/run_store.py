@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, 
 from sexton import database as tables
 from sexton.database import Database
 from sexton.scheduler.gateways import Gateway
-from sexton.scheduler.job import Job, JobStatus, Limits, LogLine, Run, RunRecord, UnknownRun
+from sexton.scheduler.job import CALLS_IN_RECORD, Job, JobStatus, Limits, LogLine, Run, RunRecord, ToolCall, UnknownRun
 from sexton.scheduler.job_rows import (
     JobChanges,
     put_job,
@@ -28,12 +28,13 @@ from sexton.scheduler.job_rows import (
     set_paused,
     statuses,
 )
-from sexton.scheduler.rows import Draft, RunEnd, Settled, end_run, job_named, run_of, write_draft, write_end
+from sexton.scheduler.rows import Draft, RunEnd, Settled, call_of, end_run, job_named, run_of, write_draft, write_end
 from sexton.scheduler.run_states import ENDED, RunState
 from sexton.scheduler.tick import Claim, Outlook, Tick, add_manual_run, look_out, run_tick
 
 _run = tables.run
 _output = tables.run_output
+_call = tables.tool_call
 _node = tables.node
 NO_JUMP = timedelta()
 _ENDED = tuple(str(state) for state in ENDED)
@@ -133,6 +134,9 @@ class RunStore:
     async def run_record(self, run_id: str) -> RunRecord:
         return await self._database.read(partial(_run_record, run_id=run_id))
 
+    async def tool_calls(self, run_id: str, *, after: int, limit: int) -> tuple[ToolCall, ...]:
+        return await self._database.read(partial(_known_calls, run_id=run_id, after=after, limit=limit))
+
     async def prune(self, job: str, *, keep: int) -> int:
         """Delete the oldest rows of a job but for `keep` that ran and `keep` that never started; how many that were.
 
@@ -220,10 +224,22 @@ def _run_record(connection: Connection, *, run_id: str) -> RunRecord:
     if row is None:
         raise UnknownRun(run_id)
     kept = connection.execute(select(_output).where(_output.c.run == run_id)).one_or_none()
+    calls = _calls(connection, run_id=run_id, after=0, limit=CALLS_IN_RECORD)
     if kept is None:
-        return RunRecord(run=run_of(row), output=row.excerpt, log=())
+        return RunRecord(run=run_of(row), output=row.excerpt, log=(), calls=calls)
     log = tuple(LogLine(at=datetime.fromisoformat(at), text=text) for at, text in kept.log)
-    return RunRecord(run=run_of(row), output=kept.output, log=log)
+    return RunRecord(run=run_of(row), output=kept.output, log=log, calls=calls)
+
+
+def _known_calls(connection: Connection, *, run_id: str, after: int, limit: int) -> tuple[ToolCall, ...]:
+    if connection.execute(select(_run.c.id).where(_run.c.id == run_id)).one_or_none() is None:
+        raise UnknownRun(run_id)
+    return _calls(connection, run_id=run_id, after=after, limit=limit)
+
+
+def _calls(connection: Connection, *, run_id: str, after: int, limit: int) -> tuple[ToolCall, ...]:
+    statement = select(_call).where(_call.c.run == run_id, _call.c.number > after).order_by(_call.c.number).limit(limit)
+    return tuple(call_of(row) for row in connection.execute(statement).all())
 
 
 def _prune(connection: Connection, *, job: str, keep: int) -> int:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import final
 
 import anyio
 
 from sexton.clock import Clock
-from sexton.scheduler.job import LogLine, Outcome, Perform, RunContext, RunFailed
+from sexton.journal import JSON
+from sexton.redaction import Redactor
+from sexton.scheduler.job import (
+    CALL_TEXT,
+    MOST_ARGUMENTS,
+    MOST_CALLS,
+    CallState,
+    LogLine,
+    Outcome,
+    Perform,
+    RunContext,
+    RunFailed,
+    ToolCall,
+)
 from sexton.scheduler.rows import Draft, RunEnd
 from sexton.scheduler.run_states import RunState
 from sexton.scheduler.tick import Claim
@@ -49,7 +64,7 @@ class RunTask:
     """Performs one claimed run.  However it ends, the work has ended when `perform` returns.
 
     `on_progress` gets each text that the action shows; `on_stuck` is told the seconds for which the work has gone on
-    although it was told to end.
+    although it was told to end; `redactor` takes secrets out of what is kept.
     """
 
     def __init__(
@@ -59,16 +74,21 @@ class RunTask:
         clock: Clock,
         on_progress: Callable[[str], None],
         on_stuck: Callable[[float], None],
+        redactor: Redactor,
     ) -> None:
         self.claim = claim
         self.ending: Ending | None = None
         self._clock = clock
         self._on_progress = on_progress
         self._on_stuck = on_stuck
+        self._redactor = redactor
         self._scope = anyio.CancelScope()
         self._told = anyio.Event()
         self._log: deque[LogLine] = deque(maxlen=LOG_LINES)
-        self._context = RunContext(claim.run, claim.job, progress=self._progress, log=self._keep_line)
+        self._calls: list[ToolCall] = []
+        self._context = RunContext(
+            claim.run, claim.job, progress=self._progress, log=self._keep_line, record_call=self._keep_call
+        )
         self._size = 0
         self._drafted = 0
         self._started = self._alive_at = clock.monotonic()
@@ -100,7 +120,10 @@ class RunTask:
             return None
         output = self._output_so_far(MOST_IN_DRAFT)
         log = tuple(newest(self._log, MOST_IN_DRAFT))
-        return Draft(run=self.claim.run.id, fence=self.claim.fence, size=self._size, output=output, log=log)
+        calls = tuple(self._calls)
+        return Draft(
+            run=self.claim.run.id, fence=self.claim.fence, size=self._size, output=output, log=log, calls=calls
+        )
 
     def drafted(self, draft: Draft) -> None:
         self._drafted = draft.size
@@ -119,9 +142,10 @@ class RunTask:
         return RunEnd(
             state=RunState.RAN,
             at=self._clock.now(),
-            output=bounded(outcome.output),
-            details=outcome.details,
+            output=self._kept_output(outcome.output),
+            details=self._redactor.document(outcome.details),
             log=tuple(self._log),
+            calls=tuple(self._calls),
         )
 
     def _failed(self, error: Exception) -> RunEnd:
@@ -130,7 +154,7 @@ class RunTask:
         cause = leaf(error)
         output, details = self._output_so_far(), {}
         if isinstance(cause, RunFailed):
-            output, details = output if cause.output is None else bounded(cause.output), dict(cause.details)
+            output, details = output if cause.output is None else self._kept_output(cause.output), dict(cause.details)
         else:
             LOG.error("run %s of job '%s' raised", self.claim.run.id, self.claim.run.job, exc_info=error)
             self._keep_line("".join(traceback.format_exception(error)))
@@ -139,9 +163,10 @@ class RunTask:
             at=self._clock.now(),
             reason="failed",
             output=output,
-            error=bounded(str(cause) or type(cause).__name__),
-            details=details,
+            error=bounded(self._redactor.text(str(cause) or type(cause).__name__)),
+            details=self._redactor.document(details),
             log=tuple(self._log),
+            calls=tuple(self._calls),
         )
 
     def _ended_by(self, ending: Ending) -> RunEnd:
@@ -152,10 +177,15 @@ class RunTask:
             output=self._output_so_far(),
             error=ending.error,
             log=tuple(self._log),
+            calls=tuple(self._calls),
         )
 
     def _output_so_far(self, most: int = MOST_OUTPUT) -> str | None:
-        return bounded(self._context.output_so_far(), most) or None
+        return self._kept_output(self._context.output_so_far(), most) or None
+
+    def _kept_output(self, text: str, most: int = MOST_OUTPUT) -> str:
+        """Only the secrets that we know are taken out: what merely looks like one may be what the job is for."""
+        return bounded(self._redactor.known(text), most)
 
     def _progress(self, text: str | None) -> None:
         self._size += 1
@@ -166,7 +196,27 @@ class RunTask:
 
     def _keep_line(self, text: str) -> None:
         self._size += 1
-        self._log.append(LogLine(at=self._clock.now(), text=clean(text)[:LOG_LINE_CHARACTERS]))
+        line = clean(self._redactor.text(text))[:LOG_LINE_CHARACTERS]
+        self._log.append(LogLine(at=self._clock.now(), text=line))
+
+    def _keep_call(
+        self, server: str, tool: str, arguments: Mapping[str, JSON], state: CallState, text: str, seconds: float
+    ) -> None:
+        self._size += 1
+        if len(self._calls) >= MOST_CALLS:
+            return
+        self._calls.append(
+            ToolCall(
+                number=len(self._calls) + 1,
+                server=server,
+                tool=tool,
+                arguments=bounded_arguments(self._redactor.document(arguments)),
+                state=state,
+                text=bounded(self._redactor.text(text), CALL_TEXT),
+                started_at=self._clock.now() - timedelta(seconds=seconds),
+                seconds=seconds,
+            )
+        )
 
     async def _watch(self) -> None:
         """End the work when a limit passes; then, or when it is ended otherwise, see that it does end."""
@@ -197,6 +247,15 @@ class RunTask:
         if job.idle_timeout is not None:
             told = f"The run was ended after {job.idle_timeout:g} s without progress (idle_timeout)."
             yield self._alive_at + job.idle_timeout, Ending(state=RunState.FAILED, reason="idle_timeout", error=told)
+
+
+def bounded_arguments(arguments: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    """The arguments, as every database takes them, or how large they were."""
+    written = json.dumps(arguments)  # escapes what `clean` would replace, but for NUL, which PostgreSQL refuses
+    if len(written) > MOST_ARGUMENTS:
+        return {"left_out": len(written)}
+    kept: Mapping[str, JSON] = json.loads(written.replace("\\u0000", "\\ufffd"))
+    return kept
 
 
 def leaf(error: BaseException) -> BaseException:

@@ -18,16 +18,21 @@ from sexton.gateway.http import calls, event_stream, jobs, login, processes, run
 from sexton.gateway.http.auth import Gate, Guard, require_scope
 from sexton.gateway.http.body import RequestBody
 from sexton.gateway.http.caller import Scope, caller_of
-from sexton.gateway.http.endpoint import Endpoint, Handler, WayIn
+from sexton.gateway.http.endpoint import Endpoint, Handler, Query, WayIn
 from sexton.gateway.http.headers import SafeHeaders
 from sexton.gateway.http.parts import Gateway
 from sexton.gateway.http.problem import answer_defect, answer_http_exception, answer_sexton_error
+from sexton.scheduler import RunState
 
 PREFIX = "/api/v1"
 
 
-def _get(path: str, handler: Handler) -> Endpoint:
-    return Endpoint(method="GET", path=path, handler=handler, scope=Scope.READ)
+def _get(path: str, handler: Handler, *query: Query, media: str = "application/json") -> Endpoint:
+    return Endpoint(method="GET", path=path, handler=handler, scope=Scope.READ, query=query, media=media)
+
+
+def _count(name: str, about: str, *, default: int, most: int) -> Query:
+    return Query(name=name, about=about, shape={"type": "integer", "minimum": 1, "maximum": most, "default": default})
 
 
 def _post(
@@ -38,7 +43,18 @@ def _post(
 
 ENDPOINTS = (
     _get("/status", status.show_status),
-    _get("/events", event_stream.stream_events),
+    _get(
+        "/events",
+        event_stream.stream_events,
+        Query(name="after", about="the id of the last event that is known; 0: all", shape={"type": "integer"}),
+        Query(
+            name="kind",
+            about="only kinds that begin so; may be repeated",
+            shape={"type": "array", "items": {"type": "string"}},
+        ),
+        Query(name="subject", about="only events of this job, server or tree"),
+        media="text/event-stream",
+    ),
     _get("/servers", servers.list_servers),
     _get("/servers/{server}/tools", servers.list_tools),
     _post("/servers/{server}/check", servers.check_server, scope=Scope.RUN),
@@ -52,10 +68,28 @@ ENDPOINTS = (
     _post("/jobs/{job}/pause", jobs.pause_job, scope=Scope.ADMIN),
     _post("/jobs/{job}/resume", jobs.resume_job, scope=Scope.ADMIN),
     _post("/jobs/{job}/run", jobs.run_job, scope=Scope.RUN, code=202),
-    _get("/jobs/{job}/next", jobs.next_times),
-    _get("/runs", runs.list_runs),
+    _get("/jobs/{job}/next", jobs.next_times, _count("count", "how many times", default=5, most=jobs.MAX_NEXT)),
+    _get(
+        "/runs",
+        runs.list_runs,
+        Query(name="job", about="only the runs of this job"),
+        Query(name="state", about="only runs in this state", shape={"type": "string", "enum": list(RunState)}),
+        _count("limit", "how many at most", default=50, most=runs.MAX_LISTED),
+        Query(name="before", about="the id of the last run that is known, to go on from there"),
+    ),
     _get("/runs/{run}", runs.show_run),
-    _get("/runs/{run}/output", runs.show_output),
+    _get("/runs/{run}/output", runs.show_output, media="text/plain"),
+    _get("/runs/{run}/log", runs.show_log),
+    _get(
+        "/runs/{run}/calls",
+        runs.list_calls,
+        Query(
+            name="after",
+            about="the number of the last call that is known",
+            shape={"type": "integer", "minimum": 0, "default": 0},
+        ),
+        _count("limit", "how many at most", default=100, most=runs.MAX_CALLS),
+    ),
     _post("/runs/{run}/cancel", runs.cancel_run, scope=Scope.RUN),
     _get("/processes", processes.list_processes),
     _post("/reap", processes.reap, processes.ReapRequest, scope=Scope.ADMIN),

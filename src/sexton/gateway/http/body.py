@@ -104,9 +104,9 @@ def _pointer(location: Iterable[str | int]) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
 
 
-def read_count(request: Request, name: str, *, default: int, most: int) -> int:
-    """A whole number from 1 to `most` in the query."""
+def read_count(request: Request, name: str, *, default: int, most: int, least: int = 1) -> int:
+    """A whole number from `least` to `most` in the query."""
     said = request.query_params.get(name, str(default))
-    if not (said.isascii() and said.isdecimal() and 1 <= int(said[:9]) <= most):
-        raise bad_request(f"The query parameter {name} must be a whole number from 1 to {most}, not {said!r}.")
+    if not (said.isascii() and said.isdecimal() and len(said) <= 10 and least <= int(said) <= most):
+        raise bad_request(f"The query parameter {name} must be a whole number from {least} to {most}, not {said!r}.")
     return int(said)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from starlette.requests import Request
@@ -17,10 +17,19 @@ Handler: TypeAlias = Callable[[Gateway, Request], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One parameter in the query: `shape` is its JSON schema."""
+
+    name: str
+    about: str
+    shape: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One route under `/api/v1`: `handler` answers with a document (then `code` is the status) or a whole response.
 
-    `scope` is what a caller needs.
+    `scope` is what a caller needs; `query` what it may add to the path; `media` what a whole response is.
     """
 
     method: str
@@ -29,6 +38,8 @@ class Endpoint:
     scope: Scope
     body: type[RequestBody] | None = None
     code: int = 200
+    query: tuple[Query, ...] = ()
+    media: str = "application/json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

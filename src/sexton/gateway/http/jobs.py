@@ -17,7 +17,7 @@ from sexton.gateway.http.runs import run_document
 from sexton.gateway.http.servers import known_server
 from sexton.scheduler import Job, JobStatus, Origin, from_document, to_document
 
-_MAX_NEXT = 1000
+MAX_NEXT = 1000
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 Seconds = Annotated[float, Field(ge=0)]
 
@@ -162,7 +162,7 @@ async def run_job(gateway: Gateway, request: Request) -> RunDocument:
 async def next_times(gateway: Gateway, request: Request) -> NextDocument:
     """When the job starts next: `count` (query, default 5) times, in UTC."""
     job = (await _known_job(gateway, request)).job
-    count = read_count(request, "count", default=5, most=_MAX_NEXT)
+    count = read_count(request, "count", default=5, most=MAX_NEXT)
     times = await gateway.scheduler.next_times(job, count)
     return NextDocument(
         job=job.name, timezone=job.timezone, paused=job.paused, times=[time.isoformat() for time in times]

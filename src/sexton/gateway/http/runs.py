@@ -8,13 +8,14 @@ from datetime import datetime
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from sexton.gateway.documents import LogLineDocument, RunDocument, RunRecordDocument
+from sexton.gateway.documents import LogLineDocument, RunDocument, RunRecordDocument, ToolCallDocument
 from sexton.gateway.http.body import read_count
 from sexton.gateway.http.parts import Gateway
 from sexton.gateway.http.problem import bad_request, not_found
-from sexton.scheduler import Run, RunRecord, RunState, UnknownRun
+from sexton.scheduler import Run, RunRecord, RunState, ToolCall, UnknownRun
 
-_MAX_LISTED = 1000
+MAX_LISTED = 1000
+MAX_CALLS = 1000
 
 
 async def list_runs(gateway: Gateway, request: Request) -> Sequence[RunDocument]:
@@ -25,7 +26,7 @@ async def list_runs(gateway: Gateway, request: Request) -> Sequence[RunDocument]
     runs = await gateway.scheduler.runs(
         job,
         _read_states(query.get("state")),
-        limit=read_count(request, "limit", default=50, most=_MAX_LISTED),
+        limit=read_count(request, "limit", default=50, most=MAX_LISTED),
         before=query.get("before"),
     )
     return [run_document(run) for run in runs]
@@ -40,6 +41,19 @@ async def show_output(gateway: Gateway, request: Request) -> Response:
     """The whole output of a run, as plain text."""
     record = await _known_run(gateway, request)
     return PlainTextResponse(record.output or "", headers={"x-content-type-options": "nosniff"})
+
+
+async def show_log(gateway: Gateway, request: Request) -> Sequence[LogLineDocument]:
+    """What a run logged, and what was told of its progress."""
+    return record_document(await _known_run(gateway, request))["log"]
+
+
+async def list_calls(gateway: Gateway, request: Request) -> Sequence[ToolCallDocument]:
+    """The tool calls of a run that have ended, in order; query: `after` (a number), `limit` (default 100)."""
+    run = (await _known_run(gateway, request)).run
+    after = read_count(request, "after", default=0, most=10**9, least=0)
+    limit = read_count(request, "limit", default=100, most=MAX_CALLS)
+    return [call_document(call) for call in await gateway.scheduler.tool_calls(run.id, after=after, limit=limit)]
 
 
 async def cancel_run(gateway: Gateway, request: Request) -> RunDocument:
@@ -60,7 +74,7 @@ async def _known_run(gateway: Gateway, request: Request) -> RunRecord:
 
 async def _complete(gateway: Gateway, fragment: str) -> str:
     """The one run among the latest whose id ends or begins with the fragment: ids of one day begin alike."""
-    runs = await gateway.scheduler.runs(limit=_MAX_LISTED)
+    runs = await gateway.scheduler.runs(limit=MAX_LISTED)
     found = [run.id for run in runs if run.id.endswith(fragment) or run.id.startswith(fragment)]
     if not found:
         raise not_found("run", fragment, [run.id for run in runs], listing="sexton runs")
@@ -110,7 +124,22 @@ def run_document(run: Run) -> RunDocument:
 
 def record_document(record: RunRecord) -> RunRecordDocument:
     log = [LogLineDocument(at=line.at.isoformat(), text=line.text) for line in record.log]
-    return RunRecordDocument(run=run_document(record.run), output=record.output, log=log)
+    return RunRecordDocument(
+        run=run_document(record.run), output=record.output, log=log, calls=list(map(call_document, record.calls))
+    )
+
+
+def call_document(call: ToolCall) -> ToolCallDocument:
+    return ToolCallDocument(
+        number=call.number,
+        server=call.server,
+        tool=call.tool,
+        arguments=dict(call.arguments),
+        state=str(call.state),
+        text=call.text,
+        started_at=call.started_at.isoformat(),
+        seconds=round(call.seconds, 4),
+    )
 
 
 def _time(time: datetime | None) -> str | None:
