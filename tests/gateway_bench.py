@@ -15,6 +15,7 @@ import httpx2
 from fake_clock import FakeClock
 from scheduling import Bench, Work, running
 from sexton.errors import SextonError
+from sexton.gateway.deliveries import Deliveries, Outbox
 from sexton.gateway.http import Gate, Gateway, create_app
 from sexton.redaction import Redactor
 from sexton.scheduler import Perform
@@ -254,9 +255,11 @@ async def gateway_bench(
     async with running(folder, work=work, perform=perform, redactor=redactor) as scheduling:
         clock, pool = scheduling.clock, FakePool()
         containment = FakeContainment(clock)
+        deliveries = Deliveries(Outbox(scheduling.database), clock=clock, journal=scheduling.journal, owner="here")
         gateway = Gateway(
             pool=pool,
             scheduler=scheduling.scheduler,
+            deliveries=deliveries,
             containment=containment,
             journal=scheduling.journal,
             clock=clock,

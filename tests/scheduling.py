@@ -12,6 +12,7 @@ import anyio
 
 from fake_clock import FakeClock, settle
 from sexton.database import Database
+from sexton.gateway.deliveries import queue_run
 from sexton.journal import Event, Journal
 from sexton.redaction import Redactor
 from sexton.scheduler import Every, Job, Limits, Outcome, Perform, Run, RunContext, RunStore, Scheduler
@@ -100,7 +101,7 @@ async def running(
     journal = Journal.open(clock=clock)
     async with (database or open_database)(path / "sexton.db") as opened:
         scheduler = Scheduler(
-            RunStore(opened),
+            RunStore(opened, at_end=queue_run),
             perform or work,
             clock=clock,
             journal=journal,

@@ -201,8 +201,8 @@ EVERY_PROBLEM = [
     "f:26: jobs.backup.overlap is 'Skip'; allowed: 'skip', 'queue', 'replace', 'parallel'; did you mean 'skip'?",
     "f:29: jobs.brief.prompt comes with the agent, which this version does not have; use call or command",
     (
-        "f:30: jobs.brief.deliver comes with the chat channels, which this version does not have; the output"
-        " is kept: sexton runs show"
+        "f:30: jobs.brief.deliver[0] is 'telegram:me', and there is no target or channel 'telegram'; add a table"
+        " [targets.NAME] or [channels.NAME]"
     ),
     (
         "f:32: jobs.\"bad name\" is no usable name: a letter or digit, then letters, digits, '-' and '_', not"

@@ -128,6 +128,7 @@ def show(
         ("next", _paused(job, now) if job["paused"] else _next_text(job, now)),
         ("last", _last_run(job["last_run"], now)),
         ("policies", _policies(job)),
+        *_deliver_facts(job),
         ("from", "the configuration" if job["origin"] == "config" else "sexton jobs add"),
     ]
     print_facts(job["name"], facts)
@@ -148,6 +149,11 @@ def _action_facts(action: Mapping[str, Any]) -> list[tuple[str, str | Text]]:
     if action.get("env"):
         facts.append(("environment", ", ".join(action["env"])))
     return facts
+
+
+def _deliver_facts(job: JobDocument) -> list[tuple[str, str | Text]]:
+    when = {"output": ", if it said anything or failed", "success": ", if it went well", "failure": ", if it failed"}
+    return [("tells", ", ".join(job["deliver"]) + when.get(job["deliver_on"], ""))] if job["deliver"] else []
 
 
 def _policies(job: JobDocument) -> str:
@@ -214,6 +220,12 @@ def add(
         Literal["none", "latest", "all"] | None, typer.Option(help="Times that passed while no gateway ran.")
     ] = None,
     retries: Annotated[int | None, typer.Option(min=0, help="How often a failed run is tried again.")] = None,
+    deliver: Annotated[
+        list[str] | None, typer.Option(metavar="TARGET", help="Tell how its runs ended; may be given several times.")
+    ] = None,
+    deliver_on: Annotated[
+        Literal["always", "output", "success", "failure"] | None, typer.Option(help="Which ends are told.")
+    ] = None,
     paused: Annotated[bool, typer.Option("--paused", help="Add it, but let it wait for `resume`.")] = False,
     config: ConfigOption = None,
     data: DataOption = None,
@@ -233,6 +245,8 @@ def add(
         "overlap": overlap,
         "catch_up": catch_up,
         "retries": retries,
+        "deliver": deliver or None,
+        "deliver_on": deliver_on,
         "paused": paused,
     }
     given = {key: value for key, value in document.items() if value is not None}

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import sexton
-from sexton.cli import calls, jobs, processes, runs, servers, setup, up
+from sexton.cli import calls, deliveries, jobs, processes, runs, servers, setup, up
 from sexton.cli.options import ConfigOption, DataOption, data_dir_of, remember
 from sexton.cli.output import tell_error
 from sexton.errors import SextonError, UsageError
@@ -33,6 +33,7 @@ app.add_typer(servers.app, name="servers")
 calls.add_to(app)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(runs.app, name="runs")
+app.add_typer(deliveries.app, name="deliveries")
 processes.add_to(app)
 
 

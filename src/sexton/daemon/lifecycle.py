@@ -34,7 +34,7 @@ from sexton.daemon.settings_problems import Problem, SettingsError
 from sexton.daemon.settings_watch import SettingsWatch
 from sexton.daemon.terminal import ControllingTerminal
 from sexton.daemon.tool_check import unknown_tools
-from sexton.daemon.wiring import Parts, running_parts
+from sexton.daemon.wiring import Parts, change_targets, running_parts
 from sexton.errors import SextonError
 from sexton.journal import JSON, Event, Journal
 
@@ -204,10 +204,12 @@ class _Lifecycle:
 
     async def _apply(self, parts: Parts, fresh: Settings) -> None:
         before = self._settings
+        await change_targets(parts.deliveries, before.targets, fresh.targets, clock=self._clock)
         await parts.pool.reconfigure(fresh.servers)
         changes = await parts.scheduler.replace_config_jobs(fresh.jobs)
         self._settings = fresh
         servers = _Changes.between(before.servers, fresh.servers)
+        targets = _Changes.between(before.targets, fresh.targets)
         self._tell_settings(
             "reloaded",
             servers_added=list(servers.added),
@@ -216,6 +218,9 @@ class _Lifecycle:
             jobs_added=list(changes.added),
             jobs_changed=list(changes.changed),
             jobs_removed=list(changes.removed),
+            targets_added=list(targets.added),
+            targets_changed=list(targets.changed),
+            targets_removed=list(targets.removed),
         )
         self._tell_warnings(parts, sorted(set(fresh.warnings) - set(before.warnings)))
         if keys := before.needs_restart(fresh):

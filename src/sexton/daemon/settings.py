@@ -24,8 +24,10 @@ from sexton.daemon.settings_findings import Findings, texts_in
 from sexton.daemon.settings_jobs import known_zone, read_jobs
 from sexton.daemon.settings_problems import Problem, SettingsError, listed
 from sexton.daemon.settings_servers import read_servers
+from sexton.daemon.settings_targets import read_targets
 from sexton.daemon.toml_lines import KeyLines, scan_key_lines
 from sexton.errors import UsageError
+from sexton.gateway.deliveries import TargetConfig
 from sexton.mcp_servers import ServerConfig
 from sexton.scheduler import Job
 
@@ -43,6 +45,7 @@ class Settings:
     `require_containment` names the weakest boundary to start with.
     `resources` are the concurrency limits by name: those of the table
     `[resources]`, and `server:NAME` for each server with a `concurrency`.
+    `targets` are where `deliver` can send to.
     `warnings` are things that work and that the reader should still know.
     """
 
@@ -57,6 +60,7 @@ class Settings:
     resources: Mapping[str, int]
     servers: Mapping[str, ServerConfig]
     jobs: tuple[Job, ...]
+    targets: Mapping[str, TargetConfig]
     warnings: tuple[Problem, ...] = ()
 
     def needs_restart(self, other: Settings) -> tuple[str, ...]:
@@ -140,7 +144,17 @@ def _settings(path: Path, raw: dict[str, Any], findings: Findings, started_at: d
     tables = _tables(raw.get("servers"))
     zone = known_zone(findings, ("timezone",), raw.get("timezone", "UTC"))
     servers = {server.name: server for server in read_servers(findings, tables)}
-    jobs = tuple(read_jobs(findings, _tables(raw.get("jobs")), servers=tables, zone=zone, started_at=started_at))
+    targets = _tables(raw.get("targets"))
+    jobs = tuple(
+        read_jobs(
+            findings,
+            _tables(raw.get("jobs")),
+            servers=tables,
+            targets=targets,
+            zone=zone,
+            started_at=started_at,
+        )
+    )
     host, port = _address(findings, root.listen)
     _warn_if_others_can_read(findings, path, raw)
     limits = {f"server:{name}": server.concurrency for name, server in servers.items() if server.concurrency}
@@ -156,6 +170,7 @@ def _settings(path: Path, raw: dict[str, Any], findings: Findings, started_at: d
         resources={**root.resources, **limits},
         servers=servers,
         jobs=jobs,
+        targets=dict(read_targets(findings, targets)),
         warnings=tuple(findings.warnings),
     )
 

@@ -54,19 +54,21 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class _Strict(BaseModel):
+class StrictTable(BaseModel):
+    """Any table: no unknown keys, no conversions."""
+
     # Strict: TOML has its own types, and `retries = "3"` is a slip that a conversion would hide.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
-class ToolsTable(_Strict):
+class ToolsTable(StrictTable):
     """`tools = { allow = […], deny = […] }`"""
 
     allow: list[Text] | None = None
     deny: list[Text] = []
 
 
-class StopTable(_Strict):
+class StopTable(StrictTable):
     """`stop = { stdin_grace = "2s", … }`: how long each rung of the stop ladder may take."""
 
     stdin_grace: Duration = 2.0
@@ -77,7 +79,7 @@ class StopTable(_Strict):
     stuck_after: PositiveDuration = 10.0
 
 
-class LimitsTable(_Strict):
+class LimitsTable(StrictTable):
     """`limits = { memory = "512MiB", … }`"""
 
     memory: Size | None = None
@@ -86,7 +88,7 @@ class LimitsTable(_Strict):
     open_files: Count | None = None
 
 
-class ServerTable(_Strict):
+class ServerTable(StrictTable):
     """`[servers.NAME]`"""
 
     enabled: bool = True
@@ -115,7 +117,7 @@ class ServerTable(_Strict):
     protocol: Literal["auto", "legacy", "2026-07-28"] = "auto"
 
 
-class JobTable(_Strict):
+class JobTable(StrictTable):
     """`[jobs.NAME]`"""
 
     every: PositiveDuration | None = None
@@ -140,9 +142,11 @@ class JobTable(_Strict):
     resources: list[Text] = []
     on_interrupted: Literal["record", "rerun"] = "record"
     paused: bool = False
+    deliver: list[Text] = []
+    deliver_on: Literal["always", "output", "success", "failure"] = "always"
 
 
-class RootTable(_Strict):
+class RootTable(StrictTable):
     """The keys before the first table."""
 
     listen: Text = "127.0.0.1:7390"
@@ -154,13 +158,13 @@ class RootTable(_Strict):
     resources: dict[str, Count] = {}
     servers: dict[str, Any] = {}
     jobs: dict[str, Any] = {}
+    targets: dict[str, Any] = {}
 
 
 # Keys that a later part of sexton brings, or that stand in other programs' files.
 _KNOWN_ELSEWHERE = {
     "prompt": "comes with the agent, which this version does not have; use call or command",
     "servers": 'belongs to prompt, which comes with the agent; a call names its server itself: call = "server.tool"',
-    "deliver": "comes with the chat channels, which this version does not have; the output is kept: sexton runs show",
     "disabled": "is unknown; write enabled = false",
     "schedule": 'is unknown; write cron = "0 7 * * *", every = "10m" or at = "2026-12-24 18:00"',
     "mcpServers": "is how JSON files name it; write [servers.NAME], or: sexton servers import FILE",

@@ -15,24 +15,43 @@ from sexton.daemon.settings_file import JobTable, ServerTable, read_table, valid
 from sexton.daemon.settings_findings import Findings
 from sexton.daemon.settings_problems import did_you_mean, nearest
 from sexton.daemon.settings_servers import tool_filter
+from sexton.daemon.settings_targets import check_deliver
 from sexton.daemon.toml_lines import KeyPath
 from sexton.errors import SextonError
 from sexton.journal import JSON
-from sexton.scheduler import At, CatchUp, Cron, Every, Job, OnInterrupted, Origin, Overlap, Schedule, check_job
+from sexton.scheduler import (
+    At,
+    CatchUp,
+    Cron,
+    DeliverOn,
+    Every,
+    Job,
+    OnInterrupted,
+    Origin,
+    Overlap,
+    Schedule,
+    check_job,
+)
 
 Action = Mapping[str, JSON]
 _START = re.compile(r"start(?:\s*\+\s*(?P<after>.+))?")
 
 
 def read_jobs(
-    findings: Findings, tables: Mapping[str, Any], *, servers: Mapping[str, Any], zone: str, started_at: datetime
+    findings: Findings,
+    tables: Mapping[str, Any],
+    *,
+    servers: Mapping[str, Any],
+    targets: Mapping[str, Any],
+    zone: str,
+    started_at: datetime,
 ) -> Iterator[Job]:
     """The jobs that have the right shape; everything that is wrong goes to `findings`.
 
-    `servers` are the raw tables of all servers, `zone` the time zone of jobs
+    `servers` are the raw tables of all servers, `targets` those that `deliver` may name, `zone` the time zone of jobs
     that name none, `started_at` what `at = "start"` means.
     """
-    reader = _JobReader(findings=findings, servers=servers, started_at=started_at)
+    reader = _JobReader(findings=findings, servers=servers, targets=targets, started_at=started_at)
     for name, raw in tables.items():
         at: KeyPath = ("jobs", name)
         if (fault := valid_name(name)) is not None:
@@ -59,6 +78,7 @@ def known_zone(findings: Findings, at: KeyPath, name: object) -> str:
 class _JobReader:
     findings: Findings
     servers: Mapping[str, Any]
+    targets: Mapping[str, Any]
     started_at: datetime
 
     def job(self, at: KeyPath, name: str, raw: Mapping[str, Any], zone: str) -> Iterator[Job]:
@@ -67,6 +87,7 @@ class _JobReader:
         own_zone = known_zone(self.findings, (*at, "timezone"), raw["timezone"]) if "timezone" in raw else zone
         schedule = self.schedule(at, raw, own_zone)
         action = self.action(at, raw)
+        check_deliver(self.findings, (*at, "deliver"), raw.get("deliver", []), names=self.targets)
         if action is None or self.findings.has_problem_at(at):
             return
         job = _job(name, table, schedule, own_zone, action)
@@ -214,6 +235,8 @@ def _job(name: str, table: JobTable, schedule: Schedule | None, zone: str, actio
         on_interrupted=OnInterrupted(table.on_interrupted),
         paused=table.paused,
         origin=Origin.CONFIG,
+        deliver=tuple(table.deliver),
+        deliver_on=DeliverOn(table.deliver_on),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +21,7 @@ from sexton.daemon.references import ReferenceFails
 from sexton.daemon.settings import Settings, resolve_action
 from sexton.database import Database
 from sexton.errors import SextonError
+from sexton.gateway.deliveries import Deliveries, Outbox, TargetConfig, make_target, queue_run
 from sexton.gateway.http import Gateway, serve_http
 from sexton.journal import JSON, Journal
 from sexton.mcp_servers import ServerPool
@@ -37,6 +38,7 @@ class Parts:
     containment: Containment
     pool: ServerPool
     scheduler: Scheduler
+    deliveries: Deliveries
     url: str
 
 
@@ -59,8 +61,12 @@ async def running_parts(
         database = await stack.enter_async_context(Database.open(settings.database or data_dir / "sexton.db"))
         pool = ServerPool(settings.servers, containment, clock=clock, journal=journal, data_dir=data_dir)
         await stack.enter_async_context(running(pool.run))
+        deliveries = Deliveries(Outbox(database), clock=clock, journal=journal, owner=_owner(node, data_dir))
+        stack.push_async_callback(deliveries.aclose)
+        await change_targets(deliveries, {}, settings.targets, clock=clock)
+        await stack.enter_async_context(running(deliveries.run))
         scheduler = Scheduler(
-            RunStore(database),
+            RunStore(database, at_end=queue_run),
             perform_of(settings, pool, containment),
             clock=clock,
             journal=journal,
@@ -73,6 +79,7 @@ async def running_parts(
         gateway = Gateway(
             pool=pool,
             scheduler=scheduler,
+            deliveries=deliveries,
             containment=containment,
             journal=journal,
             clock=clock,
@@ -86,7 +93,7 @@ async def running_parts(
         url = await stack.enter_async_context(
             serve_http(gateway, data_dir=data_dir, host=settings.host, port=settings.port)
         )
-        yield Parts(containment=containment, pool=pool, scheduler=scheduler, url=url)
+        yield Parts(containment=containment, pool=pool, scheduler=scheduler, deliveries=deliveries, url=url)
 
 
 @asynccontextmanager
@@ -117,6 +124,27 @@ def perform_of(settings: Settings, pool: ServerPool, containment: Containment) -
         return await perform_action(action, context, pool=pool, containment=containment)
 
     return perform
+
+
+def _owner(node: str, data_dir: Path) -> str:
+    """This gateway and no other one, before and after a restart: only one at a time has the data folder."""
+    return f"{node}:{data_dir.resolve()}"
+
+
+async def change_targets(
+    deliveries: Deliveries,
+    before: Mapping[str, TargetConfig],
+    after: Mapping[str, TargetConfig],
+    *,
+    clock: Clock,
+) -> None:
+    """Let go of the targets that changed or went, make those that are new.  Raises UsageError if one cannot be made."""
+    made = {name: make_target(config, clock=clock) for name, config in after.items() if before.get(name) != config}
+    for name in [name for name, config in before.items() if after.get(name) != config]:
+        if (gone := deliveries.remove_target(name)) is not None:
+            await gone.aclose()
+    for name, target in made.items():
+        deliveries.add_target(name, target)
 
 
 def tell_recovery(containment: Containment, journal: Journal) -> None:

@@ -8,6 +8,18 @@ Leaves to others what the rows mean.
 
 from sexton.database.connection import Database, Offload
 from sexton.database.failures import DatabaseError, Failure
-from sexton.database.tables import job, node, run, run_output, token, tool_call
+from sexton.database.tables import delivery, job, node, run, run_output, token, tool_call
 
-__all__ = ["Database", "DatabaseError", "Failure", "Offload", "job", "node", "run", "run_output", "token", "tool_call"]
+__all__ = [
+    "Database",
+    "DatabaseError",
+    "Failure",
+    "Offload",
+    "delivery",
+    "job",
+    "node",
+    "run",
+    "run_output",
+    "token",
+    "tool_call",
+]

@@ -137,6 +137,35 @@ token = Table(
     Column("revoked_at", Instant),
 )
 
+# What is to be sent to somebody, in the order of its ids for each target.  `owner` is the gateway that is sending it
+# until `lease_until`; `since` is when its time to give up began.
+delivery = Table(
+    "delivery",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("target", String(255), nullable=False),
+    Column("key", String(255), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("job", String(255)),
+    Column("run", String(36)),
+    Column("title", Text),
+    Column("text", Text, nullable=False),
+    Column("facts", JSON, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("parts_sent", Integer, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("since", Instant, nullable=False),
+    Column("due_at", Instant, nullable=False),
+    Column("ended_at", Instant),
+    Column("error", Text),
+    Column("receipt", Text),
+    Column("owner", String(255)),
+    Column("lease_until", Instant),
+    UniqueConstraint("target", "key"),
+    Index("ix_delivery_state_target_id", "state", "target", "id"),
+    sqlite_autoincrement=True,
+)
+
 # One row per gateway process.  `beat` only ever counts up; a gateway whose beat stands still is dead.
 node = Table(
     "node",

@@ -110,6 +110,7 @@ class JobDocument(TypedDict):
     paused_since: str | None
     origin: str
     deliver: Sequence[str]
+    deliver_on: str
     next_run: str | None
     active_runs: Sequence[RunDocument]
     last_run: RunDocument | None
@@ -144,6 +145,27 @@ class RunDocument(TypedDict):
     error: str | None
     details: Mapping[str, Any]
     node: str | None
+
+
+class DeliveryDocument(TypedDict):
+    """One message on its way to a target; `text` is its beginning, the whole of it is at `/deliveries/{id}/text`."""
+
+    id: int
+    target: str
+    key: str
+    state: str
+    job: str | None
+    run: str | None
+    title: str | None
+    text: str
+    characters: int
+    attempts: int
+    parts_sent: int
+    created_at: str
+    next_attempt: str | None
+    ended_at: str | None
+    error: str | None
+    receipt: str | None
 
 
 class LogLineDocument(TypedDict):

@@ -204,7 +204,7 @@ def _gateway_stopping(data: Data) -> EventLine:
 def _settings_reloaded(data: Data) -> EventLine:
     parts = [
         f"{noun} {change}: {_names(names)}"
-        for noun in ("servers", "jobs")
+        for noun in ("servers", "jobs", "targets")
         for change in ("added", "changed", "removed")
         if (names := data.get(f"{noun}_{change}"))
     ]
@@ -217,6 +217,22 @@ def _recovered(data: Data) -> EventLine | None:
         return None
     ended = f"ended {counted(len(trees), 'process tree')} that a crash left behind"
     return EventLine(mark=Mark.WARNING, text=f"{ended}: {_names(trees)}")
+
+
+def _delivery_delayed(data: Data) -> EventLine:
+    retry = f"; again in {duration(data['retry_in'])}" if data.get("retry_in") is not None else ""
+    text = f"delivery {data.get('delivery')} not sent yet: {first_line(str(data.get('what', '')))}{retry}"
+    return EventLine(mark=Mark.WARNING, text=text, hint=data.get("hint"))
+
+
+def _delivery_failed(data: Data) -> EventLine:
+    text = f"delivery {data.get('delivery')} failed: {first_line(str(data.get('what', '')))}"
+    return EventLine(mark=Mark.FAILED, text=text, hint=data.get("hint"))
+
+
+def _delivery_sent(data: Data) -> EventLine:
+    about = f" ({data['job']})" if data.get("job") else ""
+    return EventLine(mark=Mark.DONE, text=f"delivery {data.get('delivery')} sent to {data.get('target')}{about}")
 
 
 _TELLERS: Mapping[str, Callable[[Data], EventLine | None]] = {
@@ -242,6 +258,9 @@ _TELLERS: Mapping[str, Callable[[Data], EventLine | None]] = {
     "server.breaker_closed": _note("works again"),
     "server.draining": _draining,
     "server.taken_away": _note("taken away from its holders"),
+    "delivery.sent": _delivery_sent,
+    "delivery.delayed": _delivery_delayed,
+    "delivery.failed": _delivery_failed,
     "gateway.starting": _gateway_starting,
     "gateway.stopping": _gateway_stopping,
     "gateway.stopping_now": _note("stopping now"),

@@ -13,6 +13,7 @@ from sexton.scheduler.job import (
     CallState,
     CatchUp,
     Cron,
+    DeliverOn,
     Every,
     Job,
     JobStatus,
@@ -35,15 +36,18 @@ from sexton.scheduler.job import (
 )
 from sexton.scheduler.job_document import check_job, from_document, to_document
 from sexton.scheduler.job_rows import JobChanges
+from sexton.scheduler.rows import AtEnd
 from sexton.scheduler.run_states import RunState
 from sexton.scheduler.run_store import RunStore
 from sexton.scheduler.timetable import next_starts
 
 __all__ = [
     "At",
+    "AtEnd",
     "CallState",
     "CatchUp",
     "Cron",
+    "DeliverOn",
     "Drained",
     "Every",
     "Job",

@@ -74,6 +74,18 @@ class OnInterrupted(enum.StrEnum):
     RERUN = "rerun"
 
 
+class DeliverOn(enum.StrEnum):
+    """Which ends of a job's runs are told to its `deliver` targets; a run that is tried again is not at its end.
+
+    `output`: what was said by a run that went well, if it said anything, and every failure.
+    """
+
+    ALWAYS = "always"
+    OUTPUT = "output"
+    SUCCESS = "success"
+    FAILURE = "failure"
+
+
 class Origin(enum.StrEnum):
     CONFIG = "config"
     RUNTIME = "runtime"
@@ -95,7 +107,8 @@ class Job:
     same for the same slot on every machine.  `timeout` bounds a run, whatever
     it does; `idle_timeout` bounds how long it may go without progress.
     `concurrency` is how many runs of it may be running when `overlap` is
-    parallel; `resources` names what else it needs (see `Limits`).
+    parallel; `resources` names what else it needs (see `Limits`).  `deliver` names
+    who is told how its runs ended; those names are opaque here.
     """
 
     name: str
@@ -117,6 +130,7 @@ class Job:
     paused: bool = False
     origin: Origin = Origin.CONFIG
     deliver: tuple[str, ...] = ()
+    deliver_on: DeliverOn = DeliverOn.ALWAYS
 
     @property
     def most_at_once(self) -> int:

@@ -9,10 +9,16 @@ from typing import Any
 
 from sexton.errors import UsageError
 from sexton.scheduler import timetable
-from sexton.scheduler.job import At, CatchUp, Cron, Every, Job, OnInterrupted, Origin, Overlap, Schedule
+from sexton.scheduler.job import At, CatchUp, Cron, DeliverOn, Every, Job, OnInterrupted, Origin, Overlap, Schedule
 
 _FIELDS = {field.name for field in dataclasses.fields(Job)}
-_ENUMS = {"overlap": Overlap, "catch_up": CatchUp, "on_interrupted": OnInterrupted, "origin": Origin}
+_ENUMS = {
+    "overlap": Overlap,
+    "catch_up": CatchUp,
+    "on_interrupted": OnInterrupted,
+    "origin": Origin,
+    "deliver_on": DeliverOn,
+}
 
 
 def to_document(job: Job) -> dict[str, Any]:

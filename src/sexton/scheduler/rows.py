@@ -4,10 +4,10 @@ what takes the place of what."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, Row, and_, bindparam, delete, func, insert, select, update
 
@@ -79,6 +79,10 @@ class Settled:
     again: Run | None = None
 
 
+AtEnd: TypeAlias = Callable[[Connection, Job, Run, str | None], None]
+"""Called with a run that will not be tried again and its whole output, in the transaction that writes its end."""
+
+
 def run_of(row: Row[Any]) -> Run:
     return Run(
         id=row.id,
@@ -135,11 +139,16 @@ def add_runs(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
         connection.execute(insert(_run), rows)
 
 
-def end_run(connection: Connection, row: Row[Any], end: RunEnd) -> Settled:
+def end_run(connection: Connection, row: Row[Any], end: RunEnd, at_end: AtEnd | None = None) -> Settled:
     run = write_end(connection, row, end)
     stored = connection.execute(select(_job).where(_job.c.name == run.job)).one_or_none()
-    again = _again(job_of(stored), run, end.at) if stored is not None else None
+    if stored is None:
+        return Settled(run=run)
+    job = job_of(stored)
+    again = _again(job, run, end.at)
     if again is None:
+        if at_end is not None:
+            at_end(connection, job, run, end.output or _kept_output(connection, run))
         return Settled(run=run)
     follow_up, not_before, priority = again
     add_runs(connection, [row_of(follow_up, priority=priority, not_before=not_before)])
@@ -248,6 +257,12 @@ def call_of(row: Row[Any]) -> ToolCall:
         started_at=row.started_at,
         seconds=row.seconds,
     )
+
+
+def _kept_output(connection: Connection, run: Run) -> str | None:
+    """What the last draft of a run kept of its output."""
+    kept = connection.execute(select(_output.c.output).where(_output.c.run == run.id)).scalar()
+    return kept or run.output
 
 
 def stretch_run(job: Job, stretch: timetable.Stretch, state: RunState, reason: str, now: datetime) -> Run:

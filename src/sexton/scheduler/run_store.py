@@ -28,7 +28,18 @@ from sexton.scheduler.job_rows import (
     set_paused,
     statuses,
 )
-from sexton.scheduler.rows import Draft, RunEnd, Settled, call_of, end_run, job_named, run_of, write_draft, write_end
+from sexton.scheduler.rows import (
+    AtEnd,
+    Draft,
+    RunEnd,
+    Settled,
+    call_of,
+    end_run,
+    job_named,
+    run_of,
+    write_draft,
+    write_end,
+)
 from sexton.scheduler.run_states import ENDED, RunState
 from sexton.scheduler.tick import Claim, Outlook, Tick, add_manual_run, look_out, run_tick
 
@@ -41,10 +52,14 @@ _ENDED = tuple(str(state) for state in ENDED)
 
 
 class RunStore:
-    """See the module.  Raises `DatabaseError` from every method."""
+    """See the module.  Raises `DatabaseError` from every method.
 
-    def __init__(self, database: Database) -> None:
+    `at_end` writes what follows from the end of a run, in the same transaction.
+    """
+
+    def __init__(self, database: Database, *, at_end: AtEnd | None = None) -> None:
         self._database = database
+        self._at_end = at_end
 
     # Gateways
 
@@ -67,7 +82,7 @@ class RunStore:
 
     async def settle_dead(self, gateway_id: str, *, now: datetime) -> tuple[Settled, ...]:
         """End what a dead gateway was running as interrupted; queue again what its job wants rerun."""
-        return await self._database.write(partial(_settle_dead, gateway_id=gateway_id, now=now))
+        return await self._database.write(partial(_settle_dead, gateway_id=gateway_id, now=now, at_end=self._at_end))
 
     # Jobs
 
@@ -112,7 +127,7 @@ class RunStore:
 
     async def finish(self, claim: Claim, end: RunEnd) -> Settled | None:
         """Write the end of a run that we hold.  None: we do not hold it any more."""
-        return await self._database.write(partial(_finish, claim=claim, end=end))
+        return await self._database.write(partial(_finish, claim=claim, end=end, at_end=self._at_end))
 
     async def keep_drafts(self, drafts: Sequence[Draft]) -> None:
         """Write what running runs have said so far, all in one transaction."""
@@ -172,19 +187,21 @@ def _held_by(connection: Connection, *, gateway_id: str) -> frozenset[str]:
     return frozenset(connection.execute(statement).scalars())
 
 
-def _settle_dead(connection: Connection, *, gateway_id: str, now: datetime) -> tuple[Settled, ...]:
+def _settle_dead(
+    connection: Connection, *, gateway_id: str, now: datetime, at_end: AtEnd | None
+) -> tuple[Settled, ...]:
     _unregister(connection, gateway_id=gateway_id)
     held = select(_run).where(_run.c.state == str(RunState.RUNNING), _run.c.owner == gateway_id).order_by(_run.c.id)
     end = RunEnd(state=RunState.INTERRUPTED, at=now, reason="the gateway ended while it ran")
-    return tuple(end_run(connection, row, end) for row in connection.execute(held.with_for_update()).all())
+    return tuple(end_run(connection, row, end, at_end) for row in connection.execute(held.with_for_update()).all())
 
 
-def _finish(connection: Connection, *, claim: Claim, end: RunEnd) -> Settled | None:
+def _finish(connection: Connection, *, claim: Claim, end: RunEnd, at_end: AtEnd | None) -> Settled | None:
     held = select(_run).where(
         _run.c.id == claim.run.id, _run.c.state == str(RunState.RUNNING), _run.c.fence == claim.fence
     )
     row = connection.execute(held.with_for_update()).one_or_none()
-    return None if row is None else end_run(connection, row, end)
+    return None if row is None else end_run(connection, row, end, at_end)
 
 
 def _keep_drafts(connection: Connection, *, drafts: Sequence[Draft]) -> None:

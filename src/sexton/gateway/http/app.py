@@ -14,7 +14,8 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from sexton.errors import SextonError
-from sexton.gateway.http import calls, event_stream, jobs, login, processes, runs, servers, status
+from sexton.gateway.deliveries import DeliveryState
+from sexton.gateway.http import calls, deliveries, event_stream, jobs, login, processes, runs, servers, status
 from sexton.gateway.http.auth import Gate, Guard, require_scope
 from sexton.gateway.http.body import RequestBody
 from sexton.gateway.http.caller import Scope, caller_of
@@ -91,6 +92,21 @@ ENDPOINTS = (
         _count("limit", "how many at most", default=100, most=runs.MAX_CALLS),
     ),
     _post("/runs/{run}/cancel", runs.cancel_run, scope=Scope.RUN),
+    _get(
+        "/deliveries",
+        deliveries.list_deliveries,
+        Query(name="target", about="only those for this NAME or NAME:RECIPIENT"),
+        Query(name="state", about="only those in this state", shape={"type": "string", "enum": list(DeliveryState)}),
+        Query(name="job", about="only those about this job"),
+        Query(name="run", about="only those about this run"),
+        _count("limit", "how many at most", default=50, most=deliveries.MAX_LISTED),
+        Query(name="before", about="the id of the last one that is known", shape={"type": "integer"}),
+    ),
+    _post("/deliveries", deliveries.send_message, deliveries.MessageRequest, scope=Scope.RUN, code=201),
+    _get("/deliveries/{delivery}", deliveries.show_delivery),
+    _get("/deliveries/{delivery}/text", deliveries.show_text, media="text/plain"),
+    _post("/deliveries/{delivery}/retry", deliveries.retry_delivery, scope=Scope.RUN),
+    _post("/deliveries/{delivery}/cancel", deliveries.cancel_delivery, scope=Scope.RUN),
     _get("/processes", processes.list_processes),
     _post("/reap", processes.reap, processes.ReapRequest, scope=Scope.ADMIN),
     _get("/doctor", processes.doctor),

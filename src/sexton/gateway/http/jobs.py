@@ -78,6 +78,7 @@ class JobRequest(RequestBody):
     on_interrupted: Literal["record", "rerun"] = "record"
     paused: bool = False
     deliver: list[str] = Field(default_factory=list)
+    deliver_on: Literal["always", "output", "success", "failure"] = "always"
 
     @field_validator("name")
     @classmethod
@@ -180,6 +181,8 @@ async def _known_job(gateway: Gateway, request: Request) -> JobStatus:
 async def _put(gateway: Gateway, asked: JobRequest) -> JobDocument:
     if isinstance(asked.action, CallAction):
         await _check_tool(gateway, asked.action)
+    for target in asked.deliver:
+        gateway.deliveries.check(target)
     await gateway.scheduler.put_job(asked.job())
     return next(job_document(one) for one in await gateway.scheduler.jobs() if one.job.name == asked.name)
 

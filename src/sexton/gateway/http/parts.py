@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import anyio
 
 from sexton.clock import Clock
+from sexton.gateway.deliveries import Deliveries
 from sexton.gateway.http.caller import Caller
 from sexton.gateway.http.logins import Logins
 from sexton.gateway.reap_documents import Sweep
@@ -192,6 +193,7 @@ class Gateway:
 
     pool: Pool
     scheduler: Scheduler
+    deliveries: Deliveries
     containment: Containment
     journal: Journal
     clock: Clock

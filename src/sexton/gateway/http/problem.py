@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from sexton.database import DatabaseError
 from sexton.errors import SextonError, UsageError
+from sexton.gateway.deliveries import UnknownDelivery
 from sexton.mcp_servers import CallTimedOut, NoPlace, PoolClosed, ServerUnavailable, ToolDenied, UnknownServer
 from sexton.scheduler import UnknownJob, UnknownRun
 
@@ -29,6 +30,7 @@ _STATUSES: Mapping[type[SextonError], tuple[int, str]] = {
     UnknownServer: (404, "not-found"),
     UnknownJob: (404, "not-found"),
     UnknownRun: (404, "not-found"),
+    UnknownDelivery: (404, "not-found"),
     UsageError: (400, "bad-request"),
     ToolDenied: (403, "denied"),
     CallTimedOut: (504, "timed-out"),

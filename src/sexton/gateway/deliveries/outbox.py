@@ -1,0 +1,249 @@
+"""Deliveries as rows of the database.  Every method is one transaction.
+
+The oldest waiting row of a target is the only one that may be sent there, so
+that its receivers see them in order.  Whoever sends it holds a lease on it:
+two gateways on one database do not send the same row at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from sexton import database as tables
+from sexton.database import Database
+from sexton.gateway.deliveries.delivery import Delivery, DeliveryState, Message, UnknownDelivery, key_of_run
+from sexton.gateway.deliveries.run_message import run_message
+from sexton.journal import JSON
+from sexton.scheduler import Job, Run
+
+_delivery = tables.delivery
+_WAITING = str(DeliveryState.WAITING)
+_CANCELLED = str(DeliveryState.CANCELLED)
+
+
+def queue_run(connection: Connection, job: Job, run: Run, output: str | None) -> None:
+    """Put what is to be told about the end of a run into the outbox, within the transaction that writes that end."""
+    message = run_message(job, run, output)
+    if message is None:
+        return
+    for target in dict.fromkeys(job.deliver):
+        _add(connection, target, key_of_run(run.id), message, now=run.ended_at or run.created_at, about=run)
+
+
+class Outbox:
+    """See the module.  Raises `DatabaseError` from every method."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, target: str, message: Message, *, key: str, now: datetime) -> Delivery:
+        """A waiting delivery; the one that is there if the target has one of that key already."""
+        return await self._database.write(partial(_add, target=target, key=key, message=message, now=now))
+
+    async def release(self, owner: str) -> None:
+        """End the leases of a gateway that is dead; only that same gateway, started again, can know that."""
+        await self._database.write(partial(_release, owner=owner))
+
+    async def lanes(self, *, now: datetime) -> Mapping[str, datetime]:
+        """Each target for which something waits, with the time at which its oldest may be sent."""
+        return await self._database.read(partial(_lanes, now=now))
+
+    async def claim(self, target: str, *, owner: str, now: datetime, lease: timedelta) -> Delivery | None:
+        """Take the oldest delivery of a target, if it is due and nobody holds it; its attempt counts from here."""
+        return await self._database.write(partial(_claim, target=target, owner=owner, now=now, lease=lease))
+
+    async def note_part(self, delivery: Delivery, *, parts_sent: int, lease_until: datetime) -> None:
+        """A part has arrived: the next attempt goes on after it."""
+        await self._database.write(
+            partial(_change, delivery_id=delivery.id, parts_sent=parts_sent, lease_until=lease_until)
+        )
+
+    async def end(
+        self, delivery: Delivery, state: DeliveryState, *, now: datetime, error: str | None, receipt: str | None
+    ) -> None:
+        """Write what became of it.  One that was cancelled while it was sent counts as sent, else as cancelled."""
+        values = {"state": str(state), "ended_at": now, "error": error, "receipt": receipt}
+        await self._database.write(partial(_end, delivery_id=delivery.id, values=values))
+
+    async def put_off(self, delivery: Delivery, *, due_at: datetime, error: str) -> None:
+        await self._database.write(
+            partial(_change, delivery_id=delivery.id, owner=None, lease_until=None, due_at=due_at, error=error)
+        )
+
+    async def retry(self, delivery_id: int, *, now: datetime) -> Delivery:
+        """Send at once what waits; put back what failed or was cancelled.  What was sent stays so."""
+        return await self._database.write(partial(_retry, delivery_id=delivery_id, now=now))
+
+    async def cancel(self, delivery_id: int, *, now: datetime) -> Delivery:
+        """Send it no more, unless it was sent."""
+        return await self._database.write(partial(_cancel, delivery_id=delivery_id, now=now))
+
+    async def delivery(self, delivery_id: int) -> Delivery:
+        """Raises `UnknownDelivery`."""
+        return await self._database.read(partial(_named, delivery_id=delivery_id))
+
+    async def deliveries(
+        self,
+        *,
+        target: str | None = None,
+        states: Collection[DeliveryState] = (),
+        job: str | None = None,
+        run: str | None = None,
+        limit: int,
+        before: int | None = None,
+    ) -> tuple[Delivery, ...]:
+        """Newest first; `target` is a name, with or without a recipient."""
+        return await self._database.read(
+            partial(_listed, target=target, states=states, job=job, run=run, limit=limit, before=before)
+        )
+
+    async def counts(self) -> Mapping[DeliveryState, int]:
+        return await self._database.read(_counts)
+
+    async def prune(self, *, before: datetime) -> int:
+        """Forget deliveries that ended before that time; how many those were."""
+        return await self._database.write(partial(_prune, before=before))
+
+
+def _add(
+    connection: Connection, target: str, key: str, message: Message, *, now: datetime, about: Run | None = None
+) -> Delivery:
+    values = {
+        "target": target,
+        "key": key,
+        "state": _WAITING,
+        "job": about.job if about else None,
+        "run": about.id if about else None,
+        "title": message.title,
+        "text": message.text,
+        "facts": dict(message.facts),
+        "attempts": 0,
+        "parts_sent": 0,
+        "created_at": now,
+        "since": now,
+        "due_at": now,
+    }
+    with suppress(IntegrityError), connection.begin_nested():  # Violated: it is there already.
+        connection.execute(insert(_delivery).values(**values))
+    return _of(connection.execute(select(_delivery).where(_delivery.c.target == target, _delivery.c.key == key)).one())
+
+
+def _of(row: Row[Any]) -> Delivery:
+    facts: Mapping[str, JSON] = row.facts
+    return Delivery(
+        id=row.id,
+        target=row.target,
+        key=row.key,
+        state=DeliveryState(row.state),
+        message=Message(title=row.title, text=row.text, facts=facts),
+        job=row.job,
+        run=row.run,
+        attempts=row.attempts,
+        parts_sent=row.parts_sent,
+        created_at=row.created_at,
+        since=row.since,
+        due_at=row.due_at,
+        ended_at=row.ended_at,
+        error=row.error,
+        receipt=row.receipt,
+        owner=row.owner,
+    )
+
+
+def _release(connection: Connection, *, owner: str) -> None:
+    connection.execute(update(_delivery).where(_delivery.c.owner == owner).values(owner=None, lease_until=None))
+
+
+def _lanes(connection: Connection, *, now: datetime) -> Mapping[str, datetime]:
+    heads = select(func.min(_delivery.c.id)).where(_delivery.c.state == _WAITING).group_by(_delivery.c.target)
+    rows = connection.execute(
+        select(_delivery.c.target, _delivery.c.due_at, _delivery.c.lease_until).where(_delivery.c.id.in_(heads))
+    ).all()
+    return {row.target: max(row.due_at, row.lease_until or now) for row in rows}
+
+
+def _claim(connection: Connection, *, target: str, owner: str, now: datetime, lease: timedelta) -> Delivery | None:
+    waiting = select(_delivery).where(_delivery.c.target == target, _delivery.c.state == _WAITING)
+    head = connection.execute(waiting.order_by(_delivery.c.id).limit(1).with_for_update()).one_or_none()
+    if head is None or head.due_at > now or (head.lease_until is not None and head.lease_until > now):
+        return None
+    values = {"owner": owner, "lease_until": now + lease, "attempts": head.attempts + 1}
+    connection.execute(update(_delivery).where(_delivery.c.id == head.id).values(**values))
+    return _named(connection, delivery_id=head.id)
+
+
+def _change(connection: Connection, *, delivery_id: int, **values: Any) -> None:
+    connection.execute(update(_delivery).where(_delivery.c.id == delivery_id).values(**values))
+
+
+def _end(connection: Connection, *, delivery_id: int, values: Mapping[str, Any]) -> None:
+    _change(connection, delivery_id=delivery_id, owner=None, lease_until=None)
+    ends = [_WAITING, _CANCELLED] if values["state"] == str(DeliveryState.SENT) else [_WAITING]
+    statement = update(_delivery).where(_delivery.c.id == delivery_id, _delivery.c.state.in_(ends))
+    connection.execute(statement.values(**values))
+
+
+def _retry(connection: Connection, *, delivery_id: int, now: datetime) -> Delivery:
+    delivery = _named(connection, delivery_id=delivery_id)
+    if delivery.state is DeliveryState.SENT or delivery.owner is not None:
+        return delivery
+    values = {"state": _WAITING, "since": now, "due_at": now, "ended_at": None}
+    _change(connection, delivery_id=delivery_id, **values)
+    return _named(connection, delivery_id=delivery_id)
+
+
+def _cancel(connection: Connection, *, delivery_id: int, now: datetime) -> Delivery:
+    delivery = _named(connection, delivery_id=delivery_id)
+    if delivery.state is DeliveryState.WAITING:
+        _change(connection, delivery_id=delivery_id, state=_CANCELLED, ended_at=now)
+    return _named(connection, delivery_id=delivery_id)
+
+
+def _named(connection: Connection, *, delivery_id: int) -> Delivery:
+    row = connection.execute(select(_delivery).where(_delivery.c.id == delivery_id)).one_or_none()
+    if row is None:
+        raise UnknownDelivery(delivery_id)
+    return _of(row)
+
+
+def _listed(
+    connection: Connection,
+    *,
+    target: str | None,
+    states: Collection[DeliveryState],
+    job: str | None,
+    run: str | None,
+    limit: int,
+    before: int | None,
+) -> tuple[Delivery, ...]:
+    statement = select(_delivery).order_by(_delivery.c.id.desc()).limit(limit)
+    if target is not None:
+        statement = statement.where(
+            or_(_delivery.c.target == target, _delivery.c.target.startswith(f"{target}:", autoescape=True))
+        )
+    if states:
+        statement = statement.where(_delivery.c.state.in_([str(state) for state in states]))
+    if job is not None:
+        statement = statement.where(_delivery.c.job == job)
+    if run is not None:
+        statement = statement.where(_delivery.c.run == run)
+    if before is not None:
+        statement = statement.where(_delivery.c.id < before)
+    return tuple(_of(row) for row in connection.execute(statement).all())
+
+
+def _counts(connection: Connection) -> Mapping[DeliveryState, int]:
+    statement = select(_delivery.c.state, func.count()).group_by(_delivery.c.state)
+    return {DeliveryState(state): count for state, count in connection.execute(statement).tuples()}
+
+
+def _prune(connection: Connection, *, before: datetime) -> int:
+    ended = delete(_delivery).where(_delivery.c.state != _WAITING, _delivery.c.ended_at < before)
+    return connection.execute(ended).rowcount
