@@ -16,7 +16,7 @@ from fake_clock import FakeClock
 from scheduling import Bench, Work, running
 from sexton.errors import SextonError
 from sexton.gateway.deliveries import Deliveries, Outbox
-from sexton.gateway.http import Gate, Gateway, create_app
+from sexton.gateway.http import Gate, Gateway, Logins, Tokens, create_app
 from sexton.redaction import Redactor
 from sexton.scheduler import Perform
 
@@ -254,6 +254,8 @@ async def gateway_bench(
 
     async with running(folder, work=work, perform=perform, redactor=redactor) as scheduling:
         clock, pool = scheduling.clock, FakePool()
+        logins = Logins(clock)
+        tokens = Tokens(scheduling.database, clock=clock, logins=logins)
         containment = FakeContainment(clock)
         deliveries = Deliveries(Outbox(scheduling.database), clock=clock, journal=scheduling.journal, owner="here")
         gateway = Gateway(
@@ -269,6 +271,10 @@ async def gateway_bench(
             node="here",
             data_dir=folder,
             config_path=folder / "sexton.toml",
+            logins=logins,
+            keyring=tokens,
+            tokens=tokens,
+            redactor=redactor or Redactor(),
         )
         yield GatewayBench(gateway, pool, containment, scheduling, clock)
 

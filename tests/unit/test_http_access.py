@@ -38,6 +38,9 @@ class FakeKeyring:
             return Caller(name=token, scopes=scopes_up_to([May(token)]), token=token)
         return None
 
+    async def caller_of_id(self, token_id: str) -> Caller | None:
+        return await self.caller(token_id)
+
 
 async def show_caller(scope: Scope, receive: Receive, send: Send) -> None:
     caller = caller_of(Request(scope))

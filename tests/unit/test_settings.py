@@ -158,7 +158,10 @@ def test_secrets_stand_in_no_repr_and_not_in_what_is_stored_of_a_job(load: Load,
     assert "s3cret-value" not in repr(settings)
     action = next(job for job in settings.jobs if job.name == "clock").action
     assert "s3cret-value" not in str(action)
-    put_in = resolve_action(action, environment={"TOKEN": "s3cret-value"}, folder=tmp_path)
+    learnt: list[str] = []
+    put_in = resolve_action(action, environment={"TOKEN": "s3cret-value"}, folder=tmp_path, learn=learnt.append)
+    assert learnt == ["s3cret-value"]
+    assert "s3cret-value" in settings.secrets
     assert put_in["arguments"]["token"] == "s3cret-value"
     assert "s3cret-value" not in repr(put_in)
 

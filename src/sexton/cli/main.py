@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import sexton
-from sexton.cli import calls, deliveries, jobs, processes, runs, servers, setup, up
+from sexton.cli import browser, calls, deliveries, jobs, processes, runs, servers, setup, tokens, up
 from sexton.cli.options import ConfigOption, DataOption, data_dir_of, remember
 from sexton.cli.output import tell_error
 from sexton.errors import SextonError, UsageError
@@ -28,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help and errors: they read the same everywhere, and load faster
 )
 setup.add_to(app)
+browser.add_to(app)
 up.add_to(app)
 app.add_typer(servers.app, name="servers")
 calls.add_to(app)
@@ -35,6 +36,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(runs.app, name="runs")
 app.add_typer(deliveries.app, name="deliveries")
 processes.add_to(app)
+app.add_typer(tokens.app, name="token")
 
 
 def _print_version(asked: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import typer
 
@@ -17,8 +18,9 @@ def add_to(app: typer.Typer) -> None:
 def up(context: typer.Context, config: ConfigOption = None, data: DataOption = None) -> None:
     """Run the gateway in the foreground.
 
-    Prints `ready URL` on a line of its own when it serves.  SIGTERM or Ctrl-C: it lets runs end, then stops; a second
-    one stops it at once.  SIGHUP, or a change of the configuration: it applies what changed.
+    Prints `ready URL` on a line of its own when it serves, and on a terminal a link that logs a browser in.  SIGTERM or
+    Ctrl-C: it lets runs end, then stops; a second one stops it at once.  SIGHUP, or a change of the configuration: it
+    applies what changed.
     """
     places = places_of(context, config, data)
     settings, folder = places.find_config(), places.data_dir()
@@ -28,7 +30,13 @@ def up(context: typer.Context, config: ConfigOption = None, data: DataOption = N
 
     _log_to_stderr()
     console = EventConsole()
-    anyio.run(lambda: serve(settings, folder, on_event=console.show))
+    # Not into a file or the system's journal: whoever reads that may not be who may log in.
+    show_link = _show_login_link if sys.stdout.isatty() else None
+    anyio.run(lambda: serve(settings, folder, on_event=console.show, on_login_link=show_link))
+
+
+def _show_login_link(link: str) -> None:
+    typer.echo(f"open  {link}  (logs one browser in; for another: sexton open)")
 
 
 class _LikeAnEvent(logging.Formatter):

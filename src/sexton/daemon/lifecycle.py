@@ -28,6 +28,7 @@ from sexton.clock import Clock, SystemClock
 from sexton.daemon.console_feed import ConsoleFeed
 from sexton.daemon.data_folder import claimed_data_folder
 from sexton.daemon.quantities import format_duration
+from sexton.daemon.redacted_logs import redacted_logs
 from sexton.daemon.service_notify import ServiceNotifier
 from sexton.daemon.settings import Settings, load_settings
 from sexton.daemon.settings_problems import Problem, SettingsError
@@ -36,26 +37,44 @@ from sexton.daemon.terminal import ControllingTerminal
 from sexton.daemon.tool_check import unknown_tools
 from sexton.daemon.wiring import Parts, change_targets, running_parts
 from sexton.errors import SextonError
+from sexton.gateway.http import OWNER, login_path
 from sexton.journal import JSON, Event, Journal
+from sexton.redaction import Redactor
 
 
-async def serve(settings_path: Path, data_dir: Path, *, on_event: Callable[[Event], None]) -> None:
+async def serve(
+    settings_path: Path,
+    data_dir: Path,
+    *,
+    on_event: Callable[[Event], None],
+    on_login_link: Callable[[str], None] | None = None,
+) -> None:
     """Run the gateway until it is told to stop by a signal.
 
     `on_event` gets each event of the journal, in order, on a thread of its
-    own; `gateway.ready` has the `url`.  Raises SettingsError, DataFolderInUse
+    own; `gateway.ready` has the `url`.  `on_login_link` gets a link
+    that logs one browser in as the owner, once; it stands in no event.  Raises SettingsError, DataFolderInUse
     and every other SextonError that keeps the gateway from starting or going on.
     """
     started_at = datetime.now(UTC)
     settings = load_settings(settings_path, started_at=started_at)
-    clock = SystemClock()
+    clock, redactor = SystemClock(), Redactor(settings.secrets)
     with (
+        redacted_logs(redactor),
         _plain_errors(),
         claimed_data_folder(data_dir),
-        closing(Journal.open(data_dir / "journal.jsonl", clock=clock)) as journal,
+        closing(Journal.open(data_dir / "journal.jsonl", clock=clock, redactor=redactor)) as journal,
         closing(ConsoleFeed(journal, on_event)) as feed,
     ):
-        life = _Lifecycle(settings, data_dir=data_dir, journal=journal, clock=clock, started_at=started_at)
+        life = _Lifecycle(
+            settings,
+            data_dir=data_dir,
+            journal=journal,
+            clock=clock,
+            started_at=started_at,
+            redactor=redactor,
+            on_login_link=on_login_link,
+        )
         await life.run(feed)
 
 
@@ -64,9 +83,19 @@ class _Lifecycle:
     """One life of one gateway."""
 
     def __init__(
-        self, settings: Settings, *, data_dir: Path, journal: Journal, clock: Clock, started_at: datetime
+        self,
+        settings: Settings,
+        *,
+        data_dir: Path,
+        journal: Journal,
+        clock: Clock,
+        started_at: datetime,
+        redactor: Redactor,
+        on_login_link: Callable[[str], None] | None,
     ) -> None:
         self._settings = settings
+        self._redactor = redactor
+        self._on_login_link = on_login_link
         self._data_dir = data_dir
         self._journal = journal
         self._clock = clock
@@ -102,6 +131,7 @@ class _Lifecycle:
             journal=self._journal,
             clock=self._clock,
             started_at=self._started_at,
+            redactor=self._redactor,
         )
         async with parts as self._parts:
             self._be_ready(self._parts)
@@ -116,6 +146,8 @@ class _Lifecycle:
         self._tell("gateway.ready", url=parts.url, boundary=str(parts.containment.boundary))
         self._tell_warnings(parts, self._settings.warnings)
         self._notifier.ready(f"serving at {parts.url}")
+        if self._on_login_link is not None:
+            self._on_login_link(parts.url + login_path(parts.logins.make_code(OWNER)))
 
     def _tell_warnings(self, parts: Parts, warnings: Iterable[Problem]) -> None:
         """What works and should still be known; a tool that nobody has seen is told at every reading of the file."""
@@ -204,6 +236,7 @@ class _Lifecycle:
 
     async def _apply(self, parts: Parts, fresh: Settings) -> None:
         before = self._settings
+        self._redactor.learn(fresh.secrets)
         await change_targets(parts.deliveries, before.targets, fresh.targets, clock=self._clock)
         await parts.pool.reconfigure(fresh.servers)
         changes = await parts.scheduler.replace_config_jobs(fresh.jobs)

@@ -8,13 +8,17 @@ left alone, since commands such as `sh -c` use it too.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import final
 
 _REFERENCE = re.compile(r"\$?\$\{(env|file):([^}]*)\}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LARGEST_FILE = 1 << 20
+# What these say stands everywhere, and is no secret.
+_NO_SECRETS = frozenset(
+    {"HOME", "USER", "LOGNAME", "HOSTNAME", "LANG", "SHELL", "TERM", "TZ", "PATH", "PWD", "DISPLAY"}
+)
 HIDDEN = "•••"
 
 
@@ -37,8 +41,14 @@ def has_reference(text: str) -> bool:
     return any(not found[0].startswith("$$") for found in _REFERENCE.finditer(text))
 
 
-def resolve(text: str, *, environment: Mapping[str, str], folder: Path) -> str:
-    """`text` with its references replaced: a `Secret` if there were any.
+def _learn_nothing(_: str) -> None:
+    """For a caller that keeps no secrets."""
+
+
+def resolve(
+    text: str, *, environment: Mapping[str, str], folder: Path, learn: Callable[[str], None] = _learn_nothing
+) -> str:
+    """`text` with its references replaced: a `Secret` if there were any, and `learn` is told each value.
 
     A relative `${file:…}` starts at `folder`; the newline at the end of a
     file is dropped.  Raises ReferenceFails.
@@ -49,7 +59,10 @@ def resolve(text: str, *, environment: Mapping[str, str], folder: Path) -> str:
     def value(found: re.Match[str]) -> str:
         if found[0].startswith("$$"):
             return found[0][1:]
-        return _from_environment(found[2], environment) if found[1] == "env" else _from_file(found[2], folder)
+        read = _from_file(found[2], folder) if found[1] == "file" else _from_environment(found[2], environment)
+        if found[2] not in _NO_SECRETS:
+            learn(read)
+        return read
 
     return Secret(_REFERENCE.sub(value, text))
 

@@ -12,8 +12,8 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +29,7 @@ from sexton.daemon.toml_lines import KeyLines, scan_key_lines
 from sexton.errors import UsageError
 from sexton.gateway.deliveries import TargetConfig
 from sexton.mcp_servers import ServerConfig
+from sexton.redaction import SECRET_NAME
 from sexton.scheduler import Job
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -47,6 +48,8 @@ class Settings:
     `[resources]`, and `server:NAME` for each server with a `concurrency`.
     `targets` are where `deliver` can send to.
     `warnings` are things that work and that the reader should still know.
+    `secrets` are the values that references stand for, and those of keys whose
+    names say so.
     """
 
     path: Path
@@ -62,6 +65,7 @@ class Settings:
     jobs: tuple[Job, ...]
     targets: Mapping[str, TargetConfig]
     warnings: tuple[Problem, ...] = ()
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
     def needs_restart(self, other: Settings) -> tuple[str, ...]:
         """The keys whose change only a restart brings into force."""
@@ -172,6 +176,7 @@ def _settings(path: Path, raw: dict[str, Any], findings: Findings, started_at: d
         jobs=jobs,
         targets=dict(read_targets(findings, targets)),
         warnings=tuple(findings.warnings),
+        secrets=frozenset(findings.secrets | set(_named_secrets(raw))),
     )
 
 
@@ -209,13 +214,29 @@ def _warn_if_others_can_read(findings: Findings, path: Path, raw: Mapping[str, A
             findings.warning(at, what)
 
 
+def _named_secrets(raw: Mapping[str, Any]) -> Iterator[str]:
+    """What stands in the file itself under a name such as API_KEY."""
+    for at, text in texts_in((), raw):
+        if SECRET_NAME.search(str(at[-1])) and not has_reference(text):
+            yield text
+
+
 def _tables(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def resolve_action(action: Mapping[str, Any], *, environment: Mapping[str, str], folder: Path) -> dict[str, Any]:
-    """`action` of a configured job with its references put in, as it is handed to the run.  Raises ReferenceFails."""
-    return cast("dict[str, Any]", _mapped(action, lambda text: resolve(text, environment=environment, folder=folder)))
+def resolve_action(
+    action: Mapping[str, Any], *, environment: Mapping[str, str], folder: Path, learn: Callable[[str], None]
+) -> dict[str, Any]:
+    """`action` of a configured job with its references put in, as it is handed to the run; `learn` is told each value.
+
+    Raises ReferenceFails.
+    """
+
+    def change(text: str) -> str:
+        return resolve(text, environment=environment, folder=folder, learn=learn)
+
+    return cast("dict[str, Any]", _mapped(action, change))
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:

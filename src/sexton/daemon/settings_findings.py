@@ -25,6 +25,7 @@ class Findings:
     environment: Mapping[str, str]
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
+    secrets: set[str] = field(default_factory=set, repr=False)
 
     def problem(self, path: KeyPath, what: str) -> None:
         self.problems.append(Problem(line=self.lines.of(path), path=path, what=what))
@@ -43,7 +44,7 @@ class Findings:
     def resolved(self, path: KeyPath, text: str) -> str:
         """`text` with its references put in; one that fails is a problem at `path`."""
         try:
-            return resolve(text, environment=self.environment, folder=self.folder)
+            return resolve(text, environment=self.environment, folder=self.folder, learn=self.secrets.add)
         except ReferenceFails as fails:
             self.problem(path, str(fails))
             return ""

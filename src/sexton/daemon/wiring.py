@@ -22,9 +22,10 @@ from sexton.daemon.settings import Settings, resolve_action
 from sexton.database import Database
 from sexton.errors import SextonError
 from sexton.gateway.deliveries import Deliveries, Outbox, TargetConfig, make_target, queue_run
-from sexton.gateway.http import Gateway, serve_http
+from sexton.gateway.http import Gateway, Logins, Tokens, serve_http
 from sexton.journal import JSON, Journal
 from sexton.mcp_servers import ServerPool
+from sexton.redaction import Redactor
 from sexton.scheduler import Limits, Origin, Outcome, Perform, RunContext, RunFailed, RunStore, Scheduler
 
 _STRENGTH = (Boundary.PROCESS_GROUP, Boundary.SUBREAPER, Boundary.CGROUP)
@@ -40,11 +41,18 @@ class Parts:
     scheduler: Scheduler
     deliveries: Deliveries
     url: str
+    logins: Logins
 
 
 @asynccontextmanager
 async def running_parts(
-    settings: Settings, *, data_dir: Path, journal: Journal, clock: Clock, started_at: datetime
+    settings: Settings,
+    *,
+    data_dir: Path,
+    journal: Journal,
+    clock: Clock,
+    started_at: datetime,
+    redactor: Redactor | None = None,
 ) -> AsyncIterator[Parts]:
     """All parts, started in order and serving.
 
@@ -52,7 +60,7 @@ async def running_parts(
     new, then runs end, then servers, and at the very end whatever is left of
     anything is swept and proven gone.
     """
-    node = socket.gethostname()
+    node, redactor = socket.gethostname(), redactor or Redactor(settings.secrets)
     async with AsyncExitStack() as stack:
         containment = await stack.enter_async_context(Containment.open(data_dir))
         tell_recovery(containment, journal)
@@ -67,15 +75,18 @@ async def running_parts(
         await stack.enter_async_context(running(deliveries.run))
         scheduler = Scheduler(
             RunStore(database, at_end=queue_run),
-            perform_of(settings, pool, containment),
+            perform_of(settings, pool, containment, redactor),
             clock=clock,
             journal=journal,
             limits=Limits(overall=settings.concurrency, per_resource=settings.resources),
             after_tick=lambda: sweep_orphans(containment, journal),
             node=node,
+            redactor=redactor,
         )
         await scheduler.replace_config_jobs(settings.jobs)
         await stack.enter_async_context(running(scheduler.run))
+        logins = Logins(clock)
+        tokens = Tokens(database, clock=clock, logins=logins)
         gateway = Gateway(
             pool=pool,
             scheduler=scheduler,
@@ -89,11 +100,17 @@ async def running_parts(
             config_path=settings.path,
             examine=lambda: examine(data_dir),
             orphans=lambda: list_orphans(data_dir),
+            logins=logins,
+            keyring=tokens,
+            tokens=tokens,
+            redactor=redactor,
         )
         url = await stack.enter_async_context(
             serve_http(gateway, data_dir=data_dir, host=settings.host, port=settings.port)
         )
-        yield Parts(containment=containment, pool=pool, scheduler=scheduler, deliveries=deliveries, url=url)
+        yield Parts(
+            containment=containment, pool=pool, scheduler=scheduler, deliveries=deliveries, url=url, logins=logins
+        )
 
 
 @asynccontextmanager
@@ -105,7 +122,7 @@ async def running(run: Run) -> AsyncIterator[None]:
         tasks.cancel_scope.cancel()
 
 
-def perform_of(settings: Settings, pool: ServerPool, containment: Containment) -> Perform:
+def perform_of(settings: Settings, pool: ServerPool, containment: Containment, redactor: Redactor) -> Perform:
     """What a run does, with the references of a configured job put in only now, so that no secret is stored.
 
     Jobs that came over the API get none: whoever may add a job must not
@@ -113,10 +130,13 @@ def perform_of(settings: Settings, pool: ServerPool, containment: Containment) -
     """
     folder = settings.path.resolve().parent
 
+    def learn(secret: str) -> None:
+        redactor.learn([secret])
+
     async def perform(context: RunContext) -> Outcome:
         if context.job.origin is Origin.CONFIG:
             try:
-                action = resolve_action(context.job.action, environment=os.environ, folder=folder)
+                action = resolve_action(context.job.action, environment=os.environ, folder=folder, learn=learn)
             except ReferenceFails as fails:
                 raise RunFailed(f"The action of job '{context.job.name}' {fails}.") from fails
         else:

@@ -12,6 +12,14 @@ line imports it on every start; the server lives in `sexton.gateway.http`.
 
 from __future__ import annotations
 
-from sexton.gateway.address import ADDRESS_FILE, TOKEN_FILE, Address, forget_address, read_address, write_address
+from sexton.gateway.address import (
+    ADDRESS_FILE,
+    TOKEN_FILE,
+    Address,
+    forget_address,
+    read_address,
+    write_address,
+    write_private,
+)
 
-__all__ = ["ADDRESS_FILE", "TOKEN_FILE", "Address", "forget_address", "read_address", "write_address"]
+__all__ = ["ADDRESS_FILE", "TOKEN_FILE", "Address", "forget_address", "read_address", "write_address", "write_private"]

@@ -36,6 +36,28 @@ class LoginLinkDocument(TypedDict):
     seconds: float
 
 
+class TokenDocument(TypedDict):
+    """What is known of a token; `scopes` and what they contain, `profiles` are those of the MCP endpoint to which it is
+    confined, null: not confined."""
+
+    id: str
+    name: str
+    scopes: Sequence[str]
+    profiles: Sequence[str] | None
+    valid: bool
+    created_at: str
+    created_by: str
+    expires_at: str | None
+    last_used_at: str | None
+    revoked_at: str | None
+
+
+class NewTokenDocument(TokenDocument):
+    """`token` is told this once."""
+
+    token: str
+
+
 class ServerDocument(TypedDict):
     """`memory`, `pids` and `calls` are sums over its processes; `waiting` are holders that have none yet."""
 

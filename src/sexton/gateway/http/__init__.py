@@ -9,23 +9,32 @@ from __future__ import annotations
 
 from sexton.gateway.http.app import create_app
 from sexton.gateway.http.auth import Gate, load_token
-from sexton.gateway.http.caller import Caller, Scope, caller_of
+from sexton.gateway.http.caller import OWNER, Caller, Scope, caller_of
 from sexton.gateway.http.calls import call_document, require_tool
 from sexton.gateway.http.endpoint import Endpoint, WayIn
+from sexton.gateway.http.limits import HttpLimits
+from sexton.gateway.http.login import login_path
+from sexton.gateway.http.logins import Logins
 from sexton.gateway.http.parts import Gateway
 from sexton.gateway.http.server import serve_http
+from sexton.gateway.http.tokens import Tokens
 
 __all__ = [
+    "OWNER",
     "Caller",
     "Endpoint",
     "Gate",
     "Gateway",
+    "HttpLimits",
+    "Logins",
     "Scope",
+    "Tokens",
     "WayIn",
     "call_document",
     "caller_of",
     "create_app",
     "load_token",
+    "login_path",
     "require_tool",
     "serve_http",
 ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from typing import TypeAlias
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,17 +15,32 @@ from starlette.types import ASGIApp
 
 from sexton.errors import SextonError
 from sexton.gateway.deliveries import DeliveryState
-from sexton.gateway.http import calls, deliveries, event_stream, jobs, login, processes, runs, servers, status
+from sexton.gateway.http import (
+    calls,
+    deliveries,
+    event_stream,
+    jobs,
+    login,
+    processes,
+    runs,
+    servers,
+    status,
+    token_routes,
+)
+from sexton.gateway.http.answers import json_response
+from sexton.gateway.http.audit import audit, subject_of
 from sexton.gateway.http.auth import Gate, Guard, require_scope
 from sexton.gateway.http.body import RequestBody
 from sexton.gateway.http.caller import Scope, caller_of
 from sexton.gateway.http.endpoint import Endpoint, Handler, Query, WayIn
 from sexton.gateway.http.headers import SafeHeaders
 from sexton.gateway.http.parts import Gateway
-from sexton.gateway.http.problem import answer_defect, answer_http_exception, answer_sexton_error
+from sexton.gateway.http.problem import answer_defect, answer_http_exception, answer_sexton_error, problem_of
 from sexton.scheduler import RunState
 
 PREFIX = "/api/v1"
+
+Answer: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 def _get(path: str, handler: Handler, *query: Query, media: str = "application/json") -> Endpoint:
@@ -110,6 +125,9 @@ ENDPOINTS = (
     _get("/processes", processes.list_processes),
     _post("/reap", processes.reap, processes.ReapRequest, scope=Scope.ADMIN),
     _get("/doctor", processes.doctor),
+    Endpoint(method="GET", path="/tokens", handler=token_routes.list_tokens, scope=Scope.ADMIN),
+    _post("/tokens", token_routes.create_token, token_routes.TokenRequest, scope=Scope.ADMIN, code=201),
+    Endpoint(method="DELETE", path="/tokens/{token}", handler=token_routes.revoke_token, scope=Scope.ADMIN),
     _post("/login-links", login.make_login_link, login.NoOptions, scope=Scope.READ, code=201),
     _post("/logout", login.log_out, scope=Scope.READ, code=204),
 )
@@ -132,7 +150,7 @@ def create_app(
     app = Starlette(
         routes=[
             *(_route(gateway, endpoint) for endpoint in (*ENDPOINTS, *endpoints)),
-            login.login_route(gateway.logins),
+            login.login_route(gateway),
             *pages,
         ],
         exception_handlers={
@@ -141,28 +159,47 @@ def create_app(
             Exception: answer_defect,
         },
     )
+    app.state.redactor = gateway.redactor
     # Around Starlette and not within: its own outermost layer answers defects, and those answers pass here too.
-    return SafeHeaders(Guard(app, gate=gate, logins=gateway.logins, keyring=gateway.keyring, ways=ways))
+    guard = Guard(
+        app,
+        gate=gate,
+        logins=gateway.logins,
+        keyring=gateway.keyring,
+        ways=ways,
+        limits=gateway.limits,
+        clock=gateway.clock,
+    )
+    return SafeHeaders(guard)
 
 
 def _route(gateway: Gateway, endpoint: Endpoint) -> Route:
     async def answer(request: Request) -> Response:
         require_scope(caller_of(request), endpoint.scope)
         answer = await endpoint.handler(gateway, request)
-        return answer if isinstance(answer, Response) else document_response(answer, status=endpoint.code)
+        if isinstance(answer, Response):
+            return answer
+        return json_response(answer, status=endpoint.code, redactor=gateway.redactor)
 
-    return Route(PREFIX + endpoint.path, answer, methods=[endpoint.method], name=endpoint.handler.__name__)
-
-
-def document_response(document: Any, *, status: int = 200) -> Response:
-    """A document as JSON.  Half a surrogate pair, which some servers send, must not spoil a whole answer."""
-    body = json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=_plain).encode("utf-8", "replace")
-    return Response(body, status, {"cache-control": "no-store"}, media_type="application/json")
+    handler = answer if endpoint.method == "GET" else _audited(gateway, endpoint, answer)
+    return Route(PREFIX + endpoint.path, handler, methods=[endpoint.method], name=endpoint.handler.__name__)
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, tuple | set | frozenset):
-        return list(value)
-    raise TypeError(f"{type(value).__name__} does not belong in a document")
+def _audited(gateway: Gateway, endpoint: Endpoint, answer: Answer) -> Answer:
+    """The same, with a line in the journal of who asked for what and how it went."""
+    what = endpoint.handler.__name__
+
+    async def answer_and_tell(request: Request) -> Response:
+        outcome, why = "failed", None
+        try:
+            response = await answer(request)
+            outcome = "done"
+        except SextonError as error:
+            problem = problem_of(error)
+            outcome, why = "refused" if problem.status < HTTPStatus.INTERNAL_SERVER_ERROR else "failed", problem.what
+            raise
+        finally:
+            audit(gateway, what, caller_of(request), subject=subject_of(request), outcome=outcome, why=why)
+        return response
+
+    return answer_and_tell

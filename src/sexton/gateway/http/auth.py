@@ -24,22 +24,25 @@ from typing import final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Send
+from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
+from sexton.clock import Clock
 from sexton.errors import SextonError
 from sexton.gateway.address import TOKEN_FILE, write_private
 from sexton.gateway.http.caller import OWNER, Caller, Scope
 from sexton.gateway.http.endpoint import WayIn
+from sexton.gateway.http.limits import Buckets, HttpLimits, bounded, too_large, too_many
 from sexton.gateway.http.logins import Logins, Session
 from sexton.gateway.http.pages import login_needed
 from sexton.gateway.http.parts import Keyring
-from sexton.gateway.http.problem import Problem
+from sexton.gateway.http.problem import Problem, answer_edge, problem_of
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 CSRF_HEADER = "x-csrf-token"
 _HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
-_PUBLIC = frozenset({"/login", "/healthz", "/readyz", "/favicon.ico"})
+LOGIN_PATH = "/login"
+_HEALTH = frozenset({"/healthz", "/readyz"})
 _PUBLIC_FOLDER = "/static/"
 _FOR_PROGRAMS = ("/api/", "/mcp", "/v1/", "/metrics")
 
@@ -118,9 +121,20 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, *, gate: Gate, logins: Logins, keyring: Keyring | None, ways: Sequence[WayIn]
+        self,
+        app: ASGIApp,
+        *,
+        gate: Gate,
+        logins: Logins,
+        keyring: Keyring | None,
+        ways: Sequence[WayIn],
+        limits: HttpLimits,
+        clock: Clock,
     ) -> None:
         self._app = app
+        self._limits = limits
+        self._requests = Buckets(clock, rate=limits.rate, burst=limits.burst)
+        self._failures = Buckets(clock, rate=limits.failures, burst=limits.failures_burst)
         self._gate = gate
         self._logins = logins
         self._keyring = keyring
@@ -136,19 +150,35 @@ class Guard:
             return
         try:
             app = await self._admit(connection, headers)
-        except Problem as problem:
+        except SextonError as error:
+            problem = self._slowed_down(connection, problem_of(error))
             refused = login_needed(problem) if _is_a_browsers(connection, headers, problem) else problem.response()
             await refused(connection, receive, send)
             return
-        await app(connection, receive, send)
+        within = bounded(receive, limit=self._limits.body, seconds=self._limits.body_seconds)
+        if app is self._app:
+            await app(connection, within, send)
+        else:
+            await _at_the_edge(app, connection, within, send)
+
+    def _slowed_down(self, connection: Connection, problem: Problem) -> Problem:
+        """Who tries tokens is told to wait; one that is right is still let in."""
+        if problem.status != 401:
+            return problem
+        client = connection.get("client")
+        wait = self._failures.take(client[0] if client else "")
+        return too_many(wait) if wait else problem
 
     async def _admit(self, connection: Connection, headers: Headers) -> ASGIApp:
         """The application that is to answer.  Raises `Problem`."""
         path: str = connection["path"]
-        if path in _PUBLIC or path.startswith(_PUBLIC_FOLDER):
+        connection.setdefault("state", {})
+        if path == LOGIN_PATH or path.startswith(_PUBLIC_FOLDER):
+            return self._app
+        if path in _HEALTH and "authorization" not in headers:
             return self._app
         caller, session = await self._identify(connection, headers)
-        connection.setdefault("state", {})
+        self._check_limits(caller, headers)
         connection["state"]["caller"] = caller
         connection["state"]["csrf_token"] = session.csrf_token if session else ""
         if session is not None and connection["method"] not in _HARMLESS:
@@ -168,7 +198,19 @@ class Guard:
         session = self._logins.session(secret) if secret else None
         if session is None:
             raise _unauthorized("This server needs a token and the request has none.")
+        if not await self._is_still_valid(session.caller.token):
+            raise _unauthorized("The token by which this browser was logged in is no longer valid.")
         return session.caller, session
+
+    async def _is_still_valid(self, token: str | None) -> bool:
+        return token is None or self._keyring is None or await self._keyring.caller_of_id(token) is not None
+
+    def _check_limits(self, caller: Caller, headers: Headers) -> None:
+        declared = headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared[:20]) > self._limits.body:
+            raise too_large(self._limits.body)
+        if caller is not OWNER and (wait := self._requests.take(f"{caller.token or caller.name}:{caller.way}")):
+            raise too_many(wait)
 
     async def _bearer(self, said: str) -> Caller:
         scheme, _, token = said.partition(" ")
@@ -180,6 +222,23 @@ class Guard:
         if caller is None:
             raise _unauthorized("The token in the request is not one of this server's, or no longer.")
         return caller
+
+
+async def _at_the_edge(app: ASGIApp, connection: Connection, receive: Receive, send: Send) -> None:
+    """An application beside ours: what it lets through becomes a problem, as long as it has not begun to answer."""
+    has_begun = False
+
+    async def watched(message: Message) -> None:
+        nonlocal has_begun
+        has_begun = True
+        await send(message)
+
+    try:
+        await app(connection, receive, watched)
+    except Exception as error:  # noqa: BLE001 the outermost edge of a request; `answer_edge` logs it
+        answer = answer_edge(connection, error)
+        if not has_begun:
+            await answer(connection, receive, send)
 
 
 def require_scope(caller: Caller, scope: Scope) -> None:

@@ -10,9 +10,8 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 
+from sexton.gateway.http.limits import MAX_BODY_BYTES, too_large
 from sexton.gateway.http.problem import Problem, bad_request
-
-MAX_BODY_BYTES = 16 * 1024 * 1024
 
 _Body = TypeVar("_Body", bound="RequestBody")
 
@@ -51,21 +50,12 @@ async def _read_bounded(request: Request, limit: int) -> bytes:
     declared = request.headers.get("content-length", "0")
     body = bytearray()
     if declared.isdecimal() and int(declared) > limit:
-        _refuse_size(limit)
+        raise too_large(limit)
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit:
-            _refuse_size(limit)
+            raise too_large(limit)
     return bytes(body)
-
-
-def _refuse_size(limit: int) -> NoReturn:
-    raise Problem(
-        status=413,
-        kind="too-large",
-        what=f"The body is larger than {limit} bytes; it was not read.",
-        headers={"connection": "close"},
-    )
 
 
 def _parse(body: bytes) -> Any:

@@ -11,6 +11,7 @@ from pydantic import Field
 from starlette.requests import Request
 
 from sexton.gateway.documents import CallDocument
+from sexton.gateway.http.audit import about
 from sexton.gateway.http.body import RequestBody, read_body
 from sexton.gateway.http.disconnect import while_connected
 from sexton.gateway.http.parts import Gateway, Lease, ToolResult
@@ -33,6 +34,7 @@ async def call_tool(gateway: Gateway, request: Request) -> CallDocument:
     A client that goes away before the answer ends its call, at the server too, and nobody else's.
     """
     asked = await read_body(request, CallRequest)
+    about(request, f"{asked.server}.{asked.tool}")
     known_server(gateway, asked.server)
     return await while_connected(gateway, request.receive, _call(gateway, asked))
 

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from starlette.requests import Request
 
 from sexton.gateway.documents import JobDocument, NextDocument, RunDocument
+from sexton.gateway.http.audit import about
 from sexton.gateway.http.body import RequestBody, read_body, read_count
 from sexton.gateway.http.parts import Gateway
 from sexton.gateway.http.problem import Problem, bad_request, not_found
@@ -112,6 +113,7 @@ async def show_job(gateway: Gateway, request: Request) -> JobDocument:
 async def add_job(gateway: Gateway, request: Request) -> JobDocument:
     """Add a job.  409 if there is one of that name."""
     asked = await read_body(request, JobRequest)
+    about(request, asked.name)
     if any(status.job.name == asked.name for status in await gateway.scheduler.jobs()):
         raise Problem(
             status=409,

@@ -14,10 +14,13 @@ import anyio
 from sexton.clock import Clock
 from sexton.gateway.deliveries import Deliveries
 from sexton.gateway.http.caller import Caller
+from sexton.gateway.http.limits import HttpLimits
 from sexton.gateway.http.logins import Logins
+from sexton.gateway.http.tokens import Tokens
 from sexton.gateway.reap_documents import Sweep
 from sexton.gateway.record_documents import Record
 from sexton.journal import Journal
+from sexton.redaction import Redactor
 from sexton.scheduler import Scheduler
 
 
@@ -27,6 +30,8 @@ class Keyring(Protocol):
     async def caller(self, token: str) -> Caller | None:
         """Whose token it is; None if it is nobody's, revoked or expired."""
         ...
+
+    async def caller_of_id(self, token_id: str) -> Caller | None: ...
 
 
 class Tool(Protocol):
@@ -188,7 +193,8 @@ class Gateway:
     """The parts behind the ways in.
 
     `examine` is containment's doctor and `orphans` its list of trees that nobody keeps any more, both for this data
-    folder.  `node` is this gateway's name.  `logins` are the browsers, `keyring` the tokens beside the local owner's.
+    folder.  `node` is this gateway's name.  `logins` are the browsers, `keyring` knows the tokens beside the local
+    owner's and `tokens` makes and revokes them.
     """
 
     pool: Pool
@@ -205,6 +211,9 @@ class Gateway:
     config_path: Path | None = None
     logins: Logins = field(default_factory=Logins)
     keyring: Keyring | None = None
+    tokens: Tokens | None = None
+    limits: HttpLimits = field(default_factory=HttpLimits)
+    redactor: Redactor = field(default_factory=Redactor)
     closing: anyio.Event = field(default_factory=anyio.Event)
     """Set when the server begins to close: streams without end stop."""
     cutting_off: anyio.Event = field(default_factory=anyio.Event)

@@ -17,11 +17,13 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from sexton.database import DatabaseError
 from sexton.errors import SextonError, UsageError
 from sexton.gateway.deliveries import UnknownDelivery
 from sexton.mcp_servers import CallTimedOut, NoPlace, PoolClosed, ServerUnavailable, ToolDenied, UnknownServer
+from sexton.redaction import Redactor
 from sexton.scheduler import UnknownJob, UnknownRun
 
 _log = logging.getLogger(__name__)
@@ -103,9 +105,28 @@ def problem_of(error: SextonError) -> Problem:
     return Problem(status=502, kind="failed", what=error.what, hint=error.hint)
 
 
-async def answer_sexton_error(_: Request, error: Exception) -> Response:
+async def answer_sexton_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, SextonError)
-    return problem_of(error).response()
+    return redacted(problem_of(error), request.app.state.redactor).response()
+
+
+def redacted(problem: Problem, redactor: Redactor) -> Problem:
+    """The same, without what its words quote of secrets."""
+    return Problem(
+        status=problem.status,
+        kind=problem.kind,
+        what=redactor.text(problem.what),
+        hint=problem.hint and redactor.text(problem.hint),
+        headers=problem.headers,
+        more=redactor.document(problem.more),
+    )
+
+
+def answer_edge(connection: Scope, error: Exception) -> Response:
+    """For an application that is not ours, at the outermost edge of its request."""
+    if isinstance(error, SextonError):
+        return problem_of(error).response()
+    return _defect(connection["method"], connection["path"], error)
 
 
 async def answer_http_exception(request: Request, error: Exception) -> Response:
@@ -118,7 +139,11 @@ async def answer_http_exception(request: Request, error: Exception) -> Response:
 
 async def answer_defect(request: Request, error: Exception) -> Response:
     """The outermost edge of a request: a defect of ours, told without its insides and logged with its traceback."""
-    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _defect(request.method, request.url.path, error)
+
+
+def _defect(method: str, path: str, error: Exception) -> Response:
+    _log.error("%s %s failed", method, path, exc_info=error)
     return Problem(
         status=500,
         kind="defect",
