@@ -10,7 +10,7 @@ from typing import Any, cast
 from unittest.mock import patch
 
 import anyio
-from mcp import ClientSession, MCPError
+from mcp import MCPError
 from mcp.shared.dispatcher import ProgressFnT
 from mcp_types import CallToolResult, Implementation, TextContent, Tool
 
@@ -21,6 +21,9 @@ from sexton.journal import Event, Journal
 from sexton.mcp_servers import ServerConfig, ServerPool, Sharing, StdioServer
 from sexton.mcp_servers.breaker import BreakerPolicy
 from sexton.mcp_servers.callbacks import Callbacks
+from sexton.mcp_servers.holder_session import HolderSession
+from sexton.mcp_servers.introduction import Introduction
+from sexton.mcp_servers.list_news import ListNews
 from sexton.mcp_servers.server_errors import ConnectionEnd
 
 POLICY = BreakerPolicy(attempts=3, first_wait=10.0, longest_wait=60.0, open_wait=300.0)
@@ -74,8 +77,10 @@ class FakeServer:
         self.probe_unwelcome = False
         self.calls = 0
         self.received: list[str] = []
-        self.server_info = Implementation(name=name, version="1")
-        self.protocol_version = "2025-11-25"
+        self.introduction = Introduction(
+            protocol_version="2025-11-25", server_info=Implementation(name=name, version="1")
+        )
+        self.news = ListNews()
         self.ended = anyio.Event()
         self.end: ConnectionEnd | None = None
         self.connected: list[str] = []
@@ -84,7 +89,7 @@ class FakeServer:
         self._tools_changed = anyio.Event()
 
     @asynccontextmanager
-    async def connect(self, holder: str, callbacks: Callbacks = Callbacks()) -> AsyncIterator[ClientSession]:  # noqa: B008
+    async def connect(self, holder: str, callbacks: Callbacks = Callbacks()) -> AsyncIterator[HolderSession]:  # noqa: B008
         await self.connecting.pass_through()
         if self.end is not None:
             raise self.end.failure(written=False)
@@ -93,7 +98,7 @@ class FakeServer:
         self.connected.append(holder)
         self.visitors.append(holder)
         try:
-            yield cast("ClientSession", FakeSession(self))
+            yield cast("HolderSession", FakeSession(self))
         finally:
             self.connected.remove(holder)
 

@@ -10,19 +10,34 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from sexton.daemon.settings_endpoint import EndpointTable, ProfileTable
 from sexton.daemon.settings_file import JobTable, LimitsTable, RootTable, ServerTable, StopTable, ToolsTable
 from sexton.daemon.settings_targets import AppriseTable, FileTable, WebhookTable
 
 ROOT = Path(__file__).parents[2]
 
+TOP = ("allow", "deny", "servers", "jobs", "targets", "endpoint", "profiles")
+
 
 @pytest.mark.parametrize(
     "table",
-    [RootTable, ServerTable, JobTable, StopTable, LimitsTable, ToolsTable, WebhookTable, FileTable, AppriseTable],
+    [
+        RootTable,
+        ServerTable,
+        JobTable,
+        StopTable,
+        LimitsTable,
+        ToolsTable,
+        WebhookTable,
+        FileTable,
+        AppriseTable,
+        EndpointTable,
+        ProfileTable,
+    ],
 )
 def test_every_key_of_the_settings_stands_in_the_configuration_page(table: type[BaseModel]) -> None:
     page = (ROOT / "docs/configuration.md").read_text()
-    named = set(re.findall(r"`([a-z_]+)`", page)) | {"allow", "deny", "servers", "jobs", "targets"}
+    named = set(re.findall(r"`([a-z_]+)`", page)) | set(TOP)
     assert set(table.model_fields) - named == set()
 
 

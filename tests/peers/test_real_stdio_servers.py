@@ -54,7 +54,7 @@ def text_of(result: CallToolResult) -> str:
 
 async def test_the_time_server(real_servers: Path, tmp_path: Path) -> None:
     async with real(real_servers / "python" / "bin" / "mcp-server-time", tmp_path) as process:
-        assert process.is_modern
+        assert process.introduction.is_modern
         assert {"get_current_time", "convert_time"} <= {tool.name for tool in await process.list_tools()}
         zones: dict[str, str] = {}
 

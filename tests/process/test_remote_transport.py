@@ -125,8 +125,8 @@ def text_of(result: CallToolResult) -> str:
 async def test_every_holder_has_a_session_of_its_own(kind: Kind, protocol: str) -> None:
     async with remote(kind, protocol=protocol) as (_, server):
         assert [tool.name for tool in await server.list_tools()] == ["echo", "hang", "count"]
-        assert server.server_info is not None
-        assert server.server_info.name == "remote"
+        assert server.introduction.server_info is not None
+        assert server.introduction.server_info.name == "remote"
         async with server.connect("a") as a, server.connect("b") as b:
             assert server.holders == ("a", "b")
             assert await call(a, "echo", text="from a") == "from a"
@@ -140,7 +140,7 @@ async def test_every_holder_has_a_session_of_its_own(kind: Kind, protocol: str) 
             await wait_until(lambda: told == [1, 2])
         assert list(server.holders) == []
         assert server.calls == 3
-        assert server.is_modern == (protocol == "auto")
+        assert server.introduction.is_modern == (protocol == "auto")
     with pytest.raises(NotWritten):
         async with server.connect("late"):
             pytest.fail("it has been left")

@@ -73,8 +73,8 @@ async def test_a_server_of_the_new_era_serves_every_holder(tmp_path: Path) -> No
         process.connect("b", answering("Bob")) as b,
         process.connect("c") as c,
     ):
-        assert process.is_modern
-        assert process.protocol_version == a.protocol_version == "2026-07-28"
+        assert process.introduction.is_modern
+        assert process.introduction.protocol_version == a.protocol_version == "2026-07-28"
         assert a.discover_result is not None
         assert (await a.call_tool("add", {"a": 1, "b": 2})).structured_content == {"total": 3}
         told: list[float] = []
@@ -117,7 +117,7 @@ async def test_the_same_server_in_the_old_way_serves_every_holder(tmp_path: Path
         process.connect("a", answering("Ann")) as a,
         process.connect("b", answering("Bob")) as b,
     ):
-        assert not process.is_modern
+        assert not process.introduction.is_modern
         assert a.initialize_result is not None
         assert (await a.call_tool("add", {"a": 1, "b": 2})).structured_content == {"total": 3}
         assert await call(a, "ask") == "hello Ann"
@@ -130,7 +130,7 @@ async def test_a_new_server_that_starts_slowly_is_still_spoken_to_in_the_new_way
     monkeypatch.setattr(handshake, "PROBE_PATIENCE", 0.2)  # no server made from the SDK is up by then
     async with sdk_process(tmp_path, "auto") as process, process.connect("a") as a:
         monkeypatch.undo()
-        assert process.is_modern
+        assert process.introduction.is_modern
         assert (await a.call_tool("add", {"a": 1, "b": 2})).structured_content == {"total": 3}
 
 

@@ -84,10 +84,10 @@ async def test_a_holder_gets_a_session_of_its_own_and_one_handshake_serves_all(c
             seen = json.loads(await call(b, "seen"))
         assert list(process.holders) == []
         assert seen.count("initialize") == seen.count("notifications/initialized") == 1
-        assert process.protocol_version == "2025-06-18"
-        assert process.server_info is not None
+        assert process.introduction.protocol_version == "2025-06-18"
+        assert process.introduction.server_info is not None
         assert process.calls == 3
-        assert not process.is_modern
+        assert not process.introduction.is_modern
 
 
 async def test_the_tools_are_listed_once_until_they_change(containment: Containment) -> None:
@@ -203,7 +203,7 @@ async def test_a_question_of_the_server_reaches_the_holder_whose_call_caused_it(
     question["params"]["requestedSchema"]["properties"] = {}  # type: ignore[index]
     async with raw_process(containment) as process, process.connect("b", answers) as b, process.connect("a") as a:
         assert json.loads(await call(b, "ask", **question)) == {"action": "accept", "content": {"name": "who?"}}
-        assert "not supported" in json.loads(await call(a, "ask", **question))["message"]
+        assert json.loads(await call(a, "ask", **question)) == {"action": "decline"}
         assert json.loads(await call(a, "ask", method="ping")) == {}
 
 
@@ -411,7 +411,7 @@ async def test_an_old_server_that_ignores_the_probe_is_connected_in_the_old_way(
     monkeypatch.setattr(handshake, "PROBE_PATIENCE", 0.1)
     async with raw_process(containment, "ignores-discover") as process, process.connect("a") as a:
         assert await call(a, "echo", text="alive") == "alive"
-        assert not process.is_modern
+        assert not process.introduction.is_modern
 
 
 async def test_a_server_asked_for_in_the_old_way_is_not_probed(containment: Containment) -> None:

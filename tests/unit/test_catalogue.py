@@ -10,11 +10,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mcp_types import Implementation
 
 from fake_servers import server, tool
-from sexton.mcp_servers import StdioServer, ToolNameClash, name_tools, qualified_name
+from sexton.mcp_servers import Introduction, StdioServer, ToolNameClash, name_tools, qualified_name
 from sexton.mcp_servers.catalogue import Catalogue
 
+RAW_1, RAW_2 = (
+    Introduction(protocol_version="2025-06-18", server_info=Implementation(name="raw", version=version))
+    for version in ("1", "2")
+)
 FILES = server("files")
 
 
@@ -104,7 +109,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, mon
 
 def test_a_server_that_must_not_be_probed_is_known_after_a_restart_until_it_fails_or_is_another(tmp_path: Path) -> None:
     first = Catalogue(tmp_path)
-    first.learn(FILES, "raw 1", probe_unwelcome=True)
+    first.learn(FILES, RAW_1, probe_unwelcome=True)
     first.record(FILES, (tool("read"),))
     assert first.needs_saving(FILES)
     first.save(FILES)
@@ -112,10 +117,10 @@ def test_a_server_that_must_not_be_probed_is_known_after_a_restart_until_it_fail
     second = Catalogue(tmp_path)
     assert second.advised(FILES) == replace(FILES, protocol="legacy")
     assert second.advised(replace(FILES, protocol="2026-07-28")).protocol == "2026-07-28"
-    second.learn(FILES, "raw 1", probe_unwelcome=False)  # it was not probed
+    second.learn(FILES, RAW_1, probe_unwelcome=False)  # it was not probed
     assert second.advised(FILES).protocol == "legacy"
     assert not second.needs_saving(FILES)
-    second.learn(FILES, "raw 2", probe_unwelcome=False)
+    second.learn(FILES, RAW_2, probe_unwelcome=False)
     assert second.advised(FILES) == FILES
     third = Catalogue(tmp_path)
     third.tools(FILES)

@@ -239,6 +239,8 @@ class _Lifecycle:
         self._redactor.learn(fresh.secrets)
         await change_targets(parts.deliveries, before.targets, fresh.targets, clock=self._clock)
         await parts.pool.reconfigure(fresh.servers)
+        if fresh.endpoint != before.endpoint or fresh.servers != before.servers:
+            parts.endpoint.configure(fresh.endpoint)
         changes = await parts.scheduler.replace_config_jobs(fresh.jobs)
         self._settings = fresh
         servers = _Changes.between(before.servers, fresh.servers)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sexton.daemon.references import expand_home, has_reference, resolve
+from sexton.daemon.settings_endpoint import read_endpoint
 from sexton.daemon.settings_file import RootTable, read_table
 from sexton.daemon.settings_findings import Findings, texts_in
 from sexton.daemon.settings_jobs import known_zone, read_jobs
@@ -28,6 +29,7 @@ from sexton.daemon.settings_targets import read_targets
 from sexton.daemon.toml_lines import KeyLines, scan_key_lines
 from sexton.errors import UsageError
 from sexton.gateway.deliveries import TargetConfig
+from sexton.gateway.mcp_endpoint import EndpointSettings
 from sexton.mcp_servers import ServerConfig
 from sexton.redaction import SECRET_NAME
 from sexton.scheduler import Job
@@ -64,6 +66,7 @@ class Settings:
     servers: Mapping[str, ServerConfig]
     jobs: tuple[Job, ...]
     targets: Mapping[str, TargetConfig]
+    endpoint: EndpointSettings
     warnings: tuple[Problem, ...] = ()
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
@@ -175,6 +178,7 @@ def _settings(path: Path, raw: dict[str, Any], findings: Findings, started_at: d
         servers=servers,
         jobs=jobs,
         targets=dict(read_targets(findings, targets)),
+        endpoint=read_endpoint(findings, raw.get("endpoint"), _tables(raw.get("profiles")), servers=tables),
         warnings=tuple(findings.warnings),
         secrets=frozenset(findings.secrets | set(_named_secrets(raw))),
     )

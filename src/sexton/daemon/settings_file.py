@@ -159,6 +159,8 @@ class RootTable(StrictTable):
     servers: dict[str, Any] = {}
     jobs: dict[str, Any] = {}
     targets: dict[str, Any] = {}
+    endpoint: dict[str, Any] = {}
+    profiles: dict[str, Any] = {}
 
 
 # Keys that a later part of sexton brings, or that stand in other programs' files.

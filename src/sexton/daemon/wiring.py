@@ -22,7 +22,8 @@ from sexton.daemon.settings import Settings, resolve_action
 from sexton.database import Database
 from sexton.errors import SextonError
 from sexton.gateway.deliveries import Deliveries, Outbox, TargetConfig, make_target, queue_run
-from sexton.gateway.http import Gateway, Logins, Tokens, serve_http
+from sexton.gateway.http import Gateway, Logins, Scope, Tokens, WayIn, serve_http
+from sexton.gateway.mcp_endpoint import Endpoint
 from sexton.journal import JSON, Journal
 from sexton.mcp_servers import ServerPool
 from sexton.redaction import Redactor
@@ -40,6 +41,7 @@ class Parts:
     pool: ServerPool
     scheduler: Scheduler
     deliveries: Deliveries
+    endpoint: Endpoint
     url: str
     logins: Logins
 
@@ -105,11 +107,22 @@ async def running_parts(
             tokens=tokens,
             redactor=redactor,
         )
+        endpoint = Endpoint(
+            pool, settings.endpoint, clock=clock, closing=gateway.closing, cutting_off=gateway.cutting_off
+        )
+        await stack.enter_async_context(running(endpoint.run))
+        ways = [WayIn(path="/mcp", app=endpoint, scope=Scope.RUN, for_profiles=True)]
         url = await stack.enter_async_context(
-            serve_http(gateway, data_dir=data_dir, host=settings.host, port=settings.port)
+            serve_http(gateway, data_dir=data_dir, host=settings.host, port=settings.port, ways=ways)
         )
         yield Parts(
-            containment=containment, pool=pool, scheduler=scheduler, deliveries=deliveries, url=url, logins=logins
+            containment=containment,
+            pool=pool,
+            scheduler=scheduler,
+            deliveries=deliveries,
+            endpoint=endpoint,
+            url=url,
+            logins=logins,
         )
 
 

@@ -14,8 +14,12 @@ from mcp_types import CallToolResult, ContentBlock, Tool
 from sexton.mcp_servers.breaker import BreakerPolicy, BreakerState, BreakerStatus
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.catalogue import CataloguedTool, ToolNameClash, name_tools, qualified_name
+from sexton.mcp_servers.holder_session import MAX_INPUT_ROUNDS
+from sexton.mcp_servers.introduction import Introduction
+from sexton.mcp_servers.json_line import BIG_LINE, decode, decode_slowly, encode
 from sexton.mcp_servers.lease import Lease
 from sexton.mcp_servers.lease_book import ProcessState
+from sexton.mcp_servers.peer import QUESTIONS, Peer, polite_refusal
 from sexton.mcp_servers.pool import ServerPool
 from sexton.mcp_servers.pool_errors import (
     CallRefused,
@@ -40,6 +44,9 @@ from sexton.mcp_servers.server_process import ServerProcess
 from sexton.mcp_servers.server_status import CheckReport, ServerProcessStatus, ServerState, ServerStatus
 
 __all__ = [
+    "BIG_LINE",
+    "MAX_INPUT_ROUNDS",
+    "QUESTIONS",
     "BreakerPolicy",
     "BreakerState",
     "BreakerStatus",
@@ -53,11 +60,13 @@ __all__ = [
     "ConnectTimedOut",
     "ContentBlock",
     "HttpServer",
+    "Introduction",
     "InvalidAnswer",
     "InvalidToolResult",
     "Lease",
     "NoPlace",
     "NotWritten",
+    "Peer",
     "PoolClosed",
     "ProcessState",
     "RemoteServer",
@@ -76,6 +85,10 @@ __all__ = [
     "ToolFilter",
     "ToolNameClash",
     "UnknownServer",
+    "decode",
+    "decode_slowly",
+    "encode",
     "name_tools",
+    "polite_refusal",
     "qualified_name",
 ]

@@ -21,6 +21,7 @@ from typing import Any, Final, final
 from mcp_types import Tool
 
 from sexton.errors import UsageError
+from sexton.mcp_servers.introduction import Introduction
 from sexton.mcp_servers.server_config import ServerConfig
 
 LOG = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class Catalogue:
         self._unreadable: set[str] = set()
         self._unprobed: dict[str, str] = {}
         self._unsaved: set[str] = set()
+        self._introductions: dict[str, Introduction] = {}
 
     def tools(self, config: ServerConfig) -> tuple[Tool, ...] | None:
         """Return what is known of a server's tools, as it listed them, or None when it was never asked."""
@@ -118,13 +120,20 @@ class Catalogue:
         legacy = config.protocol == "auto" and config.identity() in self._unprobed
         return replace(config, protocol="legacy") if legacy else config
 
-    def learn(self, config: ServerConfig, introduction: str, *, probe_unwelcome: bool) -> None:
-        """Remember of a server that has started whether it is better not asked `server/discover`.
+    def introduction(self, config: ServerConfig) -> Introduction | None:
+        """Return what the server said of itself when it was last started, or None when it never was."""
+        self.tools(config)  # reads the file
+        return self._introductions.get(config.identity())
 
-        `introduction` is its name and version: another one than last time may
-        speak another protocol, and is asked again.
+    def learn(self, config: ServerConfig, introduced: Introduction, *, probe_unwelcome: bool) -> None:
+        """Remember what a server that has started said of itself, and whether it is better not asked `server/discover`.
+
+        Another name or version than last time may speak another protocol, and is asked again.
         """
-        identity = config.identity()
+        identity, introduction = config.identity(), introduced.words() or ""
+        if self._introductions.get(identity) != introduced:
+            self._introductions[identity] = introduced
+            self._unsaved.add(identity)
         if probe_unwelcome:
             self._unprobed[identity] = introduction
             self._unsaved.add(identity)
@@ -147,6 +156,8 @@ class Catalogue:
         document: dict[str, Any] = {"format": FORMAT, "server": config.name, "tools": _dump(self._known[identity])}
         if identity in self._unprobed:
             document["unprobed"] = self._unprobed[identity]
+        if identity in self._introductions:
+            document["introduction"] = self._introductions[identity].as_document()
         _write_whole(self._path(identity), json.dumps(document, ensure_ascii=False))
 
     def _read(self, identity: str) -> None:
@@ -155,6 +166,8 @@ class Catalogue:
             self._known[identity] = tuple(Tool.model_validate(tool) for tool in document["tools"])
             if isinstance(document.get("unprobed"), str):
                 self._unprobed.setdefault(identity, document["unprobed"])
+            if "introduction" in document:
+                self._introductions.setdefault(identity, Introduction.of_document(document["introduction"]))
         except FileNotFoundError:
             self._unreadable.add(identity)
         except (OSError, ValueError, KeyError, TypeError) as error:

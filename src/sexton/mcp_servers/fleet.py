@@ -166,6 +166,12 @@ class Fleet:
             self._look_by(self._look_after(hold.process, now))
         self._settle(hold.process.server)
 
+    def farewell(self, holder: str) -> None:
+        """`holder` will not come back, to no server: an exclusive process that waits for it ends."""
+        for server in self.configs:
+            self._book.farewell(server, holder)
+            self._settle(server)
+
     def find(self, process: ProcessId) -> FleetProcess | None:
         """Return a process, or None when it is proven gone."""
         return self._processes.get(process)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar, cast, final
 
 import anyio
 from mcp import ClientSession, MCPError
 from mcp.client.session import ClientRequestContext
-from mcp.shared.dispatcher import Dispatcher, ProgressFnT
+from mcp.shared.dispatcher import CallOptions, DispatchContext, Dispatcher, ProgressFnT
 from mcp.shared.message import ClientMessageMetadata
+from mcp.shared.transport_context import TransportContext
 from mcp_types import (
     CallToolRequest,
     CallToolResult,
+    ClientCapabilities,
     ClientRequest,
     ErrorData,
     GetPromptRequest,
@@ -31,6 +33,7 @@ from sexton.errors import SextonError
 from sexton.mcp_servers.big_result import bulk_taken
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.output_schemas import OutputSchemas
+from sexton.mcp_servers.peer import polite_refusal
 from sexton.mcp_servers.server_errors import invalid_answer
 
 MAX_INPUT_ROUNDS: Final = 10
@@ -83,8 +86,14 @@ class HolderSession(ClientSession):
             logging_callback=callbacks.logging,
             message_handler=callbacks.message_handler,
             log_level=callbacks.log_level,
-            client_info=callbacks.client_info or SEXTON,
+            client_info=_introduced(callbacks),
         )
+        self._peer = callbacks.peer
+        self._answers = {
+            "sampling/createMessage": callbacks.sampling is not None,
+            "elicitation/create": callbacks.elicitation is not None,
+            "roots/list": callbacks.list_roots is not None,
+        }
         self._answers_input = callbacks.answer_input_requests
         self._schemas = schemas
         self._explain = explain
@@ -134,9 +143,65 @@ class HolderSession(ClientSession):
             request = _with_answers(request, responses, result.request_state)
         raise TooManyInputRounds(f"a server asked for input more than {MAX_INPUT_ROUNDS} times for one request.")
 
+    async def forward(
+        self, method: str, params: Mapping[str, Any] | None, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Send a request as it is and return its result as it is; nothing is checked on the way.
+
+        For a 2026-07-28 server the envelope that `params` lacks is put in.
+        `timeout` is in seconds without progress.
+
+        Raises:
+            MCPError: the server answered with an error.
+            ServerDied, CallTimedOut: as for any call.
+        """
+        self.tool_calls += method == "tools/call"
+        opts: CallOptions = {} if timeout is None else {"timeout": timeout}
+        data: dict[str, Any] = {"method": method, "params": params}
+        if self.discover_result is not None:
+            said = (params or {}).get("_meta") or {}
+            data["params"] = {**(params or {}), "_meta": (meta := dict(said))}
+            self._stamp(data, opts)
+            meta.update(said)
+        else:
+            self._stamp(data, opts)
+        try:
+            return await self._dispatcher.send_raw_request(method, data["params"], opts)
+        except MCPError as error:
+            explained = self._explain(error, method)
+            if explained is error:
+                raise
+            raise explained from error
+
+    async def notify(self, method: str) -> None:
+        """Send a notification as it is; dropped when the connection has ended."""
+        await self._dispatcher.notify(method, None)
+
     async def validate_tool_result(self, name: str, result: CallToolResult) -> None:
         """Check a tool's result against its declared schema.  Raises InvalidToolResult."""
         await self._schemas.check(name, result)
+
+    async def _on_request(
+        self, dctx: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        if self._peer is not None and method != "ping":
+            return await self._peer.ask(method, params)
+        if not self._answers.get(method, True):
+            return polite_refusal(method)
+        return await super()._on_request(dctx, method, params)
+
+    def _build_capabilities(self, version: str) -> ClientCapabilities:
+        if self._peer is None:
+            return super()._build_capabilities(version)
+        return ClientCapabilities.model_validate(self._peer.capabilities)
+
+    def _intercept_notification(self, method: str, params: Mapping[str, Any] | None) -> bool:
+        taken = super()._intercept_notification(method, params)
+        if self._peer is None:
+            return taken
+        if not taken:
+            self._peer.hear(method, params)
+        return True
 
     async def _answer_all(self, requests: dict[str, InputRequest]) -> dict[str, InputResponse]:
         answers: dict[str, InputResponse] = {}
@@ -157,6 +222,12 @@ class HolderSession(ClientSession):
         if declined:
             raise MCPError.from_error_data(declined[0])
         return answers
+
+
+def _introduced(callbacks: Callbacks) -> Implementation:
+    if callbacks.peer is not None:
+        return Implementation.model_validate(callbacks.peer.client_info)
+    return callbacks.client_info or SEXTON
 
 
 def _first_fault(error: ValidationError) -> str:

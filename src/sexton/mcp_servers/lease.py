@@ -7,13 +7,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, final
 
 import anyio
-from mcp import ClientSession, MCPError
+from mcp import MCPError
 from mcp.shared.dispatcher import ProgressFnT
 from mcp_types import CallToolResult, Tool
 
 from sexton.errors import SextonError
+from sexton.mcp_servers.big_result import TOOLS_CALL
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.fleet import Fleet
+from sexton.mcp_servers.holder_session import HolderSession
+from sexton.mcp_servers.introduction import Introduction
 from sexton.mcp_servers.lease_book import Hold, NotHeld
 from sexton.mcp_servers.pool_errors import CallRefused, pool_closed, tool_denied, unknown_server
 from sexton.mcp_servers.running_server import RunningServer
@@ -32,13 +35,13 @@ class Connection:
     def __init__(self, hold: Hold, server: RunningServer) -> None:
         self.hold = hold
         self.server = server
-        self._session: ClientSession | None = None
+        self._session: HolderSession | None = None
         self._error: SextonError | None = None
         self._settled = anyio.Event()
         self._released = anyio.Event()
 
     @property
-    def session(self) -> ClientSession:
+    def session(self) -> HolderSession:
         assert self._session is not None
         return self._session
 
@@ -100,7 +103,7 @@ class Lease:
         self._replacing = anyio.Lock()
 
     @property
-    def session(self) -> ClientSession:
+    def session(self) -> HolderSession:
         """The SDK's session on the present process.  It knows no allow or deny list: `call_tool` does."""
         return self._connected().session
 
@@ -168,6 +171,44 @@ class Lease:
             raise self._refused(f"tool {name!r} of server {self.server!r} could not be called", error) from error
         self._fleet.answered(self.server)
         return result
+
+    async def forward(
+        self, method: str, params: Mapping[str, Any] | None, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Send a request of the holder as it is; see `HolderSession.forward`.  Lists of tools are kept to.
+
+        Raises:
+            MCPError: the server answered with an error.
+            ToolDenied, CallTimedOut, ServerDied, ServerUnavailable: as `call_tool`.
+        """
+        if method == TOOLS_CALL:
+            self._check_admitted(str((params or {}).get("name")))
+        limit = self._config().call_timeout if timeout is None else timeout
+
+        async def send(connection: Connection) -> dict[str, Any]:
+            return await connection.session.forward(method, params, timeout=limit)
+
+        try:
+            result = await self._ask(send)
+        except MCPError:
+            self._fleet.answered(self.server)
+            raise
+        self._fleet.answered(self.server)
+        return result
+
+    async def notify(self, method: str) -> None:
+        """Send a notification of the holder."""
+        await self._connected().session.notify(method)
+
+    @property
+    def introduction(self) -> Introduction:
+        """What the server said of itself."""
+        return self._connected().server.introduction
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the process behind it has ended, or was given back."""
+        return self._connection is None or self._connection.server.end is not None
 
     # For the pool
 

@@ -192,6 +192,12 @@ class LeaseBook:
         process.idle_since = None if process.holds else now
         return process.idle
 
+    def farewell(self, server: str, holder: str) -> None:
+        """`holder` will not come back: an exclusive process that waits for it need not."""
+        for entry in self._of(server):
+            if entry.owner == holder:
+                entry.owner_returns = False
+
     def started(self, process: ProcessId, *, now: float) -> None:
         """A process that `settle` asked for is ready for holders."""
         entry = self._processes[process]

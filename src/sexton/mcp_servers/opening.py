@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from sexton.containment import Containment
+from sexton.mcp_servers.callbacks import ANY_HOLDER
 from sexton.mcp_servers.remote_transport import RemoteServer
 from sexton.mcp_servers.running_server import OpenServer, RunningServer
 from sexton.mcp_servers.server_config import HttpServer, ServerConfig
@@ -18,6 +19,7 @@ def server_opener(containment: Containment, log_dir: Path) -> OpenServer:
     def open_server(config: ServerConfig) -> AbstractAsyncContextManager[RunningServer]:
         if isinstance(config.transport, HttpServer):
             return RemoteServer.open(config)
-        return ServerProcess.open(config, containment, owner=f"server:{config.name}", log_dir=log_dir)
+        owner = f"server:{config.name}"
+        return ServerProcess.open(config, containment, owner=owner, log_dir=log_dir, callbacks=ANY_HOLDER)
 
     return open_server

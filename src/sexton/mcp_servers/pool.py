@@ -11,6 +11,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -18,7 +19,7 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 from mcp import MCPError
-from mcp_types import Implementation, Tool
+from mcp_types import Tool
 
 from sexton.clock import Clock
 from sexton.containment import Containment, TreeStatus
@@ -27,6 +28,7 @@ from sexton.mcp_servers.breaker import BreakerPolicy, BreakerState
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.catalogue import Catalogue, CataloguedTool, name_tools
 from sexton.mcp_servers.fleet import EventSink, Fleet, FleetProcess
+from sexton.mcp_servers.introduction import Introduction
 from sexton.mcp_servers.lease import Lease
 from sexton.mcp_servers.lease_book import ProcessState, ProcessUse
 from sexton.mcp_servers.opening import server_opener
@@ -74,6 +76,7 @@ class ServerPool:
         self._open_server = open_server or server_opener(containment, data_dir / "logs")
         self._warned: dict[str, tuple[str, ...]] = {}
         self._told: set[tuple[str, str]] = set()
+        self._followers: list[Callable[[str, str], None]] = []
         self._fleet = Fleet(
             configs,
             self._open,
@@ -138,6 +141,37 @@ class ServerPool:
         config = self._fleet.configs.get(server)
         return None if config is None else self._catalogue.tools(config)
 
+    async def introduction(self, server: str) -> Introduction:
+        """Return what a server said of itself when it was last started; one that never was is started.
+
+        Raises what `lease` raises.
+        """
+        known = self._catalogue.introduction(self._config(server))
+        if known is None:
+            async with self.lease(server, holder="catalogue", returns=False) as lease:
+                return lease.introduction
+        return known
+
+    def config(self, server: str) -> ServerConfig:
+        """Return the definition of a server.  Raises UnknownServer."""
+        return self._config(server)
+
+    def servers(self) -> tuple[str, ...]:
+        """Return the names of all configured servers, in the order of the configuration."""
+        return tuple(self._fleet.configs)
+
+    def is_running(self, server: str) -> bool:
+        """Say whether a process of the server is ready, so that asking it something starts nothing."""
+        return any(use.state is ProcessState.READY for use in self._fleet.uses(server))
+
+    def farewell(self, holder: str) -> None:
+        """`holder` will not come back: an exclusive process that waits for it ends."""
+        self._fleet.farewell(holder)
+
+    def follow(self, hear: Callable[[str, str], None]) -> None:
+        """Tell `hear`, from here on, of every change of a list: the server's name and the notification's method."""
+        self._followers.append(hear)
+
     async def named_tools(
         self, servers: Iterable[str] | None = None, *, allow: ToolFilter | None = None
     ) -> dict[str, CataloguedTool]:
@@ -168,8 +202,8 @@ class ServerPool:
                 report = replace(
                     report,
                     ok=True,
-                    protocol_version=running.protocol_version,
-                    server_info=_introduce(running.server_info),
+                    protocol_version=running.introduction.protocol_version,
+                    server_info=running.introduction.words(),
                     tools=tools,
                     warnings=_filter_warnings(config, tools),
                 )
@@ -213,8 +247,7 @@ class ServerPool:
         try:
             async with self._open_server(self._catalogue.advised(config)) as server:
                 started = True
-                introduction = _introduce(server.server_info) or ""
-                self._catalogue.learn(config, introduction, probe_unwelcome=server.probe_unwelcome)
+                self._catalogue.learn(config, server.introduction, probe_unwelcome=server.probe_unwelcome)
                 yield server
         except SextonError:
             if not started:
@@ -225,6 +258,7 @@ class ServerPool:
 
     async def _follow_tools(self, config: ServerConfig, server: RunningServer) -> None:
         """Keep the catalogue up to date for as long as the server runs."""
+        server.news.follow(partial(self._tell_followers, config.name))
         recorded: tuple[Tool, ...] | None = None
         while True:
             try:
@@ -238,6 +272,10 @@ class ServerPool:
                 continue
             recorded = tools
             await self._record(config, tools)
+
+    def _tell_followers(self, server: str, method: str) -> None:
+        for hear in self._followers:
+            hear(server, method)
 
     async def _record(self, config: ServerConfig, tools: tuple[Tool, ...]) -> None:
         is_news = self._catalogue.record(config, tools)
@@ -341,7 +379,3 @@ def _filter_warnings(config: ServerConfig, tools: Iterable[Tool]) -> tuple[str, 
         f"[servers.{config.name}] tools: {entry!r} matches none of its tools"
         for entry in config.tools.unmatched(tool.name for tool in tools)
     )
-
-
-def _introduce(info: Implementation | None) -> str | None:
-    return None if info is None else f"{info.name} {info.version}".strip()

@@ -36,20 +36,24 @@ from mcp import MCPError
 from mcp.client.session import IncomingMessage
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
-from mcp.shared.dispatcher import CallOptions, OnNotify, OnNotifyIntercept, OnRequest
-from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
+from mcp.shared.dispatcher import (
+    CallOptions,
+    OnNotify,
+    OnNotifyIntercept,
+    OnRequest,
+    as_request_id,
+    coerce_request_id,
+)
+from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher, progress_token_from_params
 from mcp.shared.transport_context import TransportContext
 from mcp_types import (
     CONNECTION_CLOSED,
     INTERNAL_ERROR,
     REQUEST_TIMEOUT,
     ErrorData,
-    Implementation,
     JSONRPCError,
     RequestId,
-    ServerCapabilities,
     Tool,
-    ToolListChangedNotification,
     jsonrpc_message_adapter,
 )
 from pydantic import ValidationError
@@ -60,6 +64,8 @@ from sexton.mcp_servers.call import LISTEN, LONG_RUNNING
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.handshake import shake_hands
 from sexton.mcp_servers.holder_session import HolderSession, running
+from sexton.mcp_servers.introduction import Introduction
+from sexton.mcp_servers.list_news import TOOLS_CHANGED, ListNews
 from sexton.mcp_servers.output_schemas import OutputSchemas
 from sexton.mcp_servers.server_config import HttpServer, ServerConfig
 from sexton.mcp_servers.server_errors import (
@@ -104,8 +110,11 @@ class RemoteServer:
         self._links: list[_Link] = []
         self._calls_of_the_past = 0
         self._control: HolderSession | None = None
+        self._introduction: Introduction | None = None
         self.probe_unwelcome = False
         """Whether it did not answer `server/discover`."""
+        self.news = ListNews()
+        """Which of its lists have changed."""
         self._tools = ToolList()
         self._schemas = OutputSchemas(config.name, self._tools.get)
 
@@ -166,34 +175,16 @@ class RemoteServer:
         return self._calls_of_the_past + sum(link.tool_calls for link in self._links)
 
     @property
-    def server_info(self) -> Implementation | None:
-        """Name and version, as the server tells them."""
-        return self._control.server_info if self._control else None
-
-    @property
-    def capabilities(self) -> ServerCapabilities | None:
-        """What the server offers."""
-        return self._control.server_capabilities if self._control else None
-
-    @property
-    def instructions(self) -> str | None:
-        """What the server tells a model about its use."""
-        return self._control.instructions if self._control else None
-
-    @property
-    def protocol_version(self) -> str | None:
-        """The protocol version that was agreed on."""
-        return self._control.protocol_version if self._control else None
-
-    @property
-    def is_modern(self) -> bool:
-        """Whether it speaks 2026-07-28 or newer."""
-        return self._control is not None and self._control.discover_result is not None
+    def introduction(self) -> Introduction:
+        """What the server said of itself in the handshake, which is done."""
+        assert self._introduction is not None
+        return self._introduction
 
     async def _begin(self, control: HolderSession) -> None:
         self._control = control
+        self._introduction = Introduction.of(control)
         self._tools.ask_through(control)
-        if self.is_modern:
+        if self._introduction.is_modern:
             self._tasks.start_soon(self._tools.follow_changes)
 
     def _finish(self, what: str) -> None:
@@ -204,7 +195,13 @@ class RemoteServer:
     @asynccontextmanager
     async def _linked(self, holder: str, callbacks: Callbacks, *, is_holder: bool) -> AsyncIterator[HolderSession]:
         link = _Link(
-            self._advised(), holder, callbacks, self._schemas, self._tools, on_loss=self._take_loss, is_holder=is_holder
+            self._advised(),
+            holder,
+            callbacks,
+            self._schemas,
+            on_list_changed=self._on_list_changed,
+            on_loss=self._take_loss,
+            is_holder=is_holder,
         )
         self._tasks.start_soon(self._keep, link)
         try:
@@ -217,6 +214,11 @@ class RemoteServer:
                 self._links.remove(link)
                 self._calls_of_the_past += link.tool_calls
             await link.close()
+
+    def _on_list_changed(self, method: str) -> None:
+        if method == TOOLS_CHANGED:
+            self._tools.forget()
+        self.news.tell(method)
 
     def _advised(self) -> ServerConfig:
         """What we know of the server by now, it need not be asked again."""
@@ -253,8 +255,8 @@ class _Link:
         holder: str,
         callbacks: Callbacks,
         schemas: OutputSchemas,
-        tools: ToolList,
         *,
+        on_list_changed: Callable[[str], None],
         on_loss: Callable[..., None],
         is_holder: bool,
     ) -> None:
@@ -268,7 +270,7 @@ class _Link:
         self._config = config
         self._callbacks = callbacks
         self._schemas = schemas
-        self._tools = tools
+        self._on_list_changed = on_list_changed
         self._session: HolderSession | None = None
         self._failure: SextonError | None = None
         self._opened = anyio.Event()
@@ -404,8 +406,9 @@ class _Link:
         return ConnectionEnd(server=self._config.name, what=what, hint=_hint_for(what))
 
     async def _hear(self, message: IncomingMessage) -> None:
-        if isinstance(message, ToolListChangedNotification):
-            self._tools.forget()
+        method = getattr(message, "method", "")
+        if method.endswith("/list_changed"):
+            self._on_list_changed(method)
 
     def _explain(self, error: MCPError, request: str) -> Exception:
         if error.code == REQUEST_TIMEOUT:
@@ -447,6 +450,7 @@ class _LinkDispatcher(JSONRPCDispatcher[TransportContext]):
         super().__init__(read, write)
         self._link = link
         self._ids = itertools.count(1)
+        self._own_tokens: dict[RequestId, RequestId] = {}
 
     async def run(
         self,
@@ -457,8 +461,12 @@ class _LinkDispatcher(JSONRPCDispatcher[TransportContext]):
         task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
         """Receive until the stream ends."""
+
+        def intercept(method: str, params: Mapping[str, Any] | None) -> bool:
+            return on_notify_intercept is not None and on_notify_intercept(method, self._with_own_token(method, params))
+
         try:
-            await super().run(on_request, on_notify, on_notify_intercept, task_status=task_status)
+            await super().run(on_request, on_notify, intercept, task_status=task_status)
         finally:
             self._link.stream_ended()
 
@@ -480,6 +488,8 @@ class _LinkDispatcher(JSONRPCDispatcher[TransportContext]):
             return await self._send_patiently(method, params, opts or {}, _related_request_id)
         request_id = next(self._ids)
         self._link.begin_request(request_id)
+        if (own := progress_token_from_params(params)) is not None:
+            self._own_tokens[request_id] = own
         try:
             numbered: CallOptions = {**(opts or {}), "request_id": request_id}
             return lighten(method, await self._send_patiently(method, params, numbered, _related_request_id))
@@ -487,6 +497,16 @@ class _LinkDispatcher(JSONRPCDispatcher[TransportContext]):
             if (failure := self._link.failure_of(request_id, error)) is not None:
                 raise failure from error
             raise
+        finally:
+            self._own_tokens.pop(request_id, None)
+
+    def _with_own_token(self, method: str, params: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """A holder that forwards brought its own token along; ours, which is the request's id, took its place."""
+        if method != "notifications/progress" or params is None:
+            return params
+        token = as_request_id(params.get("progressToken"))
+        own = None if token is None else self._own_tokens.get(coerce_request_id(token))
+        return params if own is None else {**params, "progressToken": own}
 
     async def _send_patiently(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions, _related_request_id: RequestId | None

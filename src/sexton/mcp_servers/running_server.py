@@ -7,10 +7,12 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import anyio
-from mcp import ClientSession
-from mcp_types import Implementation, Tool
+from mcp_types import Tool
 
 from sexton.mcp_servers.callbacks import Callbacks
+from sexton.mcp_servers.holder_session import HolderSession
+from sexton.mcp_servers.introduction import Introduction
+from sexton.mcp_servers.list_news import ListNews
 from sexton.mcp_servers.server_config import ServerConfig
 from sexton.mcp_servers.server_errors import ConnectionEnd
 
@@ -29,17 +31,21 @@ class RunningServer(Protocol):
         ...
 
     @property
-    def server_info(self) -> Implementation | None: ...
+    def introduction(self) -> Introduction:
+        """What it said of itself in the handshake."""
+        ...
 
     @property
-    def protocol_version(self) -> str | None: ...
+    def news(self) -> ListNews:
+        """Tells which of its lists have changed."""
+        ...
 
     @property
     def probe_unwelcome(self) -> bool:
         """Whether it is better not asked `server/discover` when it is next started."""
         ...
 
-    def connect(self, holder: str, callbacks: Callbacks = ...) -> AbstractAsyncContextManager[ClientSession]:
+    def connect(self, holder: str, callbacks: Callbacks = ...) -> AbstractAsyncContextManager[HolderSession]:
         """Connect one holder.  Raises ServerDied when the server has ended."""
         ...
 

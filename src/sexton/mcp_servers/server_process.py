@@ -22,9 +22,7 @@ import anyio.to_thread
 from mcp import MCPError
 from mcp_types import (
     DiscoverResult,
-    Implementation,
     InitializeResult,
-    ServerCapabilities,
     Tool,
 )
 from pydantic import ValidationError
@@ -33,7 +31,9 @@ from sexton.containment import Containment, EndReason, ProcessSpec, ProcessTree,
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.handshake import DISCOVER, INITIALIZE, Protocol, shake_hands
 from sexton.mcp_servers.holder_session import HolderSession, running
+from sexton.mcp_servers.introduction import Introduction
 from sexton.mcp_servers.json_line import BIG_LINE, decode, decode_slowly
+from sexton.mcp_servers.list_news import TOOLS_CHANGED, ListNews
 from sexton.mcp_servers.multiplexer import Multiplexer
 from sexton.mcp_servers.output_schemas import OutputSchemas
 from sexton.mcp_servers.server_config import ServerConfig, StdioServer
@@ -104,7 +104,10 @@ class ServerProcess:
         )
         self._multiplexer = Multiplexer(config.name, self._transport, on_list_changed=self._on_list_changed)
         self._control: HolderSession | None = None
+        self._introduction: Introduction | None = None
         self._handshake: InitializeResult | DiscoverResult | None = None
+        self.news = ListNews()
+        """Which of its lists have changed."""
         self._tools = ToolList()
         self._schemas = OutputSchemas(config.name, self._tools.get)
         self._big_lines = anyio.Semaphore(_PARALLEL_BIG_LINES)
@@ -235,29 +238,10 @@ class ServerProcess:
         return self._multiplexer.calls_in_flight
 
     @property
-    def server_info(self) -> Implementation | None:
-        """Name and version, as the server tells them."""
-        return self._control.server_info if self._control else None
-
-    @property
-    def capabilities(self) -> ServerCapabilities | None:
-        """What the server offers."""
-        return self._control.server_capabilities if self._control else None
-
-    @property
-    def instructions(self) -> str | None:
-        """What the server tells a model about its use."""
-        return self._control.instructions if self._control else None
-
-    @property
-    def protocol_version(self) -> str | None:
-        """The protocol version that was agreed on."""
-        return self._control.protocol_version if self._control else None
-
-    @property
-    def is_modern(self) -> bool:
-        """Whether it speaks 2026-07-28 or newer."""
-        return isinstance(self._handshake, DiscoverResult)
+    def introduction(self) -> Introduction:
+        """What the server said of itself in the handshake, which is done."""
+        assert self._introduction is not None
+        return self._introduction
 
     # --- start and stop ------------------------------------------------------------------------
 
@@ -270,7 +254,7 @@ class ServerProcess:
             self._control = control
             await self._shake_hands(control, protocol, deadline)
             self._tools.ask_through(control)
-            if self.is_modern:
+            if self.introduction.is_modern:
                 self._tasks.start_soon(self._tools.follow_changes)
             yield
 
@@ -296,6 +280,7 @@ class ServerProcess:
     def _remember(self, control: HolderSession) -> None:
         self._handshake = result = control.discover_result or control.initialize_result
         assert result is not None
+        self._introduction = Introduction.of(control)
         method = DISCOVER if isinstance(result, DiscoverResult) else INITIALIZE
         raw = result.model_dump(by_alias=True, mode="json", exclude_none=True)
         self._multiplexer.remember_handshake(method, raw)
@@ -467,8 +452,9 @@ class ServerProcess:
         return f"\n  It wrote {lines} to stdout that are no MCP messages, first: {self._first_junk}"
 
     def _on_list_changed(self, method: str) -> None:
-        if method == "notifications/tools/list_changed":
+        if method == TOOLS_CHANGED:
             self._tools.forget()
+        self.news.tell(method)
 
 
 def _spec(config: ServerConfig, owner: str, log_dir: Path | None) -> ProcessSpec:

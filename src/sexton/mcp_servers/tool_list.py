@@ -7,7 +7,7 @@ from typing import Final, final
 
 import anyio
 from mcp import ClientSession, MCPError
-from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost, listen
+from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost, ToolsListChanged, listen
 from mcp_types import METHOD_NOT_FOUND, PaginatedRequestParams, Tool
 
 _log = logging.getLogger(__name__)
@@ -61,12 +61,20 @@ class ToolList:
         session = self._session
         assert session is not None
         # Not asked for by `listChanged` in the capabilities: the SDK's servers tell of changes without announcing it.
-        if session.server_capabilities is None or session.server_capabilities.tools is None:
+        offered = session.server_capabilities
+        if offered is None:
+            return
+        tools, prompts, resources = (part is not None for part in (offered.tools, offered.prompts, offered.resources))
+        if not (tools or prompts or resources):
             return
         try:
-            async with listen(session, tools_list_changed=True) as changes:
-                async for _ in changes:
-                    self.forget()
+            listening = listen(
+                session, tools_list_changed=tools, prompts_list_changed=prompts, resources_list_changed=resources
+            )
+            async with listening as changes:
+                async for change in changes:
+                    if isinstance(change, ToolsListChanged):
+                        self.forget()
         except (ListenNotSupportedError, MCPError, SubscriptionLost, TimeoutError) as loss:
             _log.debug("not told of changed tools any more: %s", loss)
 

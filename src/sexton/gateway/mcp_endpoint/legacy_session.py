@@ -1,0 +1,291 @@
+"""One client of the handshake era (2024-11-05 to 2025-11-25), from `initialize` to its end."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, final
+
+import anyio
+import anyio.abc
+from mcp import MCPError
+from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR
+
+from sexton.clock import Clock
+from sexton.errors import SextonError
+from sexton.gateway.mcp_endpoint.event_channel import EventChannel
+from sexton.gateway.mcp_endpoint.forwarding import forward_from_legacy
+from sexton.gateway.mcp_endpoint.holding import ClientPeer, Holding, release_quietly
+from sexton.gateway.mcp_endpoint.reply import Reply
+from sexton.gateway.mcp_endpoint.subscriptions import follow_resource
+from sexton.gateway.mcp_endpoint.view import View
+from sexton.gateway.mcp_endpoint.wire import Message, Params, meta_of, notification, request, rpc_error
+from sexton.mcp_servers import ServerPool
+
+
+@final
+class LegacySession:
+    """What is known of the client, the calls it has under way, and the servers it holds."""
+
+    def __init__(
+        self,
+        pool: ServerPool,
+        view: Callable[[], View],
+        *,
+        view_key: str,
+        owner: str,
+        version: str,
+        client_info: Params,
+        capabilities: Params,
+        clock: Clock,
+        tasks: anyio.abc.TaskGroup,
+    ) -> None:
+        self.id = secrets.token_urlsafe(24)
+        self.view_key = view_key
+        self.owner = owner
+        self.version = version
+        self.client_info = client_info
+        self.capabilities = capabilities
+        self.holder = f"mcp:{client_info.get('name') or 'client'}-{self.id[:6]}"
+        self.log_level: str | None = None
+        self.channel = EventChannel()
+        self.used_at = clock.monotonic()
+        self.ended = False
+        self._pool = pool
+        self._view = view
+        self._clock = clock
+        self._tasks = tasks
+        self._holdings: dict[str, Holding] = {}
+        self._calls: dict[Any, anyio.CancelScope] = {}
+        self._questions: dict[str, _Question] = {}
+        self._numbers = itertools.count(1)
+        self._followed: dict[str, anyio.CancelScope] = {}
+
+    @property
+    def view(self) -> View:
+        """The servers that it sees, by the present configuration.  Raises MCPError if there are none of that name."""
+        return self._view()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has calls under way or listens, so that it is not abandoned."""
+        return bool(self._calls) or self.channel.is_open
+
+    def touch(self) -> None:
+        """Something was heard of it."""
+        self.used_at = self._clock.monotonic()
+
+    # Calls
+
+    @contextmanager
+    def calling(self, request_id: object) -> Iterator[anyio.CancelScope]:
+        """A call is under way, until the client cancels it."""
+        scope = anyio.CancelScope()
+        self._calls[request_id] = scope
+        try:
+            with scope:
+                yield scope
+        finally:
+            if self._calls.get(request_id) is scope:
+                del self._calls[request_id]
+            self.touch()
+
+    def cancel_call(self, request_id: object) -> None:
+        """The client no longer wants the answer."""
+        if isinstance(request_id, str | int) and (scope := self._calls.get(request_id)) is not None:
+            scope.cancel()
+
+    # Questions to the client
+
+    async def ask(self, reply: Reply | None, method: str, params: Params | None) -> dict[str, Any]:
+        """Put a question to the client, on the stream of the call that caused it, and wait.  Raises MCPError."""
+        question_id = f"sexton-{next(self._numbers)}"
+        question = self._questions[question_id] = _Question()
+        say = reply.push if reply is not None and reply.is_open else self.channel.push
+        say(request(question_id, method, params))
+        try:
+            await question.answered.wait()
+        except anyio.get_cancelled_exc_class():
+            say(notification("notifications/cancelled", {"requestId": question_id}))
+            raise
+        finally:
+            del self._questions[question_id]
+        return question.result()
+
+    def take_answer(self, message: Message) -> None:
+        """The client has answered one of our questions; an answer that nobody waits for is dropped."""
+        question = self._questions.get(str(message.get("id")))
+        if question is not None:
+            question.message = message
+            question.answered.set()
+
+    # Servers
+
+    def holding(self, server: str) -> Holding:
+        """Return its use of a server."""
+        if (held := self._holdings.get(server)) is None:
+            peer = ClientPeer(self.client_info, self.capabilities, _Aside(self))
+            held = self._holdings[server] = Holding(
+                self._pool,
+                server,
+                holder=self.holder,
+                allow=self.view.filters.get(server),
+                peer=peer,
+                clock=self._clock,
+            )
+        return held
+
+    def tell_roots_changed(self) -> None:
+        """The client has other roots now: the servers that it uses should know."""
+        for holding in self._holdings.values():
+            if holding.is_held:
+                self._tasks.start_soon(holding.notify, "notifications/roots/list_changed")
+
+    async def subscribe(self, server: str, uri: str) -> None:
+        """Let the client hear when a resource changes.  Raises MCPError."""
+        if uri in self._followed:
+            return
+        scope = self._followed[uri] = anyio.CancelScope()
+        try:
+            failure = await self._tasks.start(self._follow, self.holding(server), uri, scope)
+        except BaseException:
+            self._followed.pop(uri, None)
+            scope.cancel()
+            raise
+        if failure is not None:
+            self._followed.pop(uri, None)
+            raise failure
+
+    def unsubscribe(self, uri: str) -> None:
+        """No longer."""
+        if (scope := self._followed.pop(uri, None)) is not None:
+            scope.cancel()
+
+    async def release_idle(self, before: float) -> None:
+        """Give back the servers that were not used since `before`."""
+        for holding in tuple(self._holdings.values()):
+            if (since := holding.idle_since()) is not None and since <= before:
+                await release_quietly(holding)
+
+    async def end(self) -> None:
+        """Cancel its calls and give everything back."""
+        self.ended = True
+        for scope in (*self._calls.values(), *self._followed.values()):
+            scope.cancel()
+        for question in self._questions.values():
+            question.message = {"error": {"code": CONNECTION_CLOSED, "message": "the client has left"}}
+            question.answered.set()
+        self.channel.close()
+        for holding in tuple(self._holdings.values()):
+            await release_quietly(holding)
+        self._pool.farewell(self.holder)
+
+    async def _follow(
+        self,
+        holding: Holding,
+        uri: str,
+        scope: anyio.CancelScope,
+        *,
+        task_status: anyio.abc.TaskStatus[MCPError | None],
+    ) -> None:
+        """Follow a resource; started with None once the server agreed, or with the reason why not."""
+        agreed = _Agreement(task_status)
+        try:
+            with scope:
+                await follow_resource(holding, uri, self._tell_updated, task_status=agreed)
+        except MCPError as error:
+            agreed.refuse(error)
+        except SextonError as error:
+            agreed.refuse(rpc_error(error))
+        finally:
+            if self._followed.get(uri) is scope:
+                del self._followed[uri]
+            agreed.refuse(MCPError(INTERNAL_ERROR, "the subscription was given up"))
+
+    def _tell_updated(self, uri: str) -> None:
+        self.channel.push(notification("notifications/resources/updated", {"uri": uri}))
+
+
+@final
+class LegacyCall:
+    """One request of such a client: an `Exchange` for those who answer it, a `Sink` for what servers say meanwhile."""
+
+    def __init__(self, session: LegacySession, reply: Reply, params: Params | None) -> None:
+        self.session = session
+        self.view = session.view
+        self.token: object = meta_of(params).get("progressToken")
+        self._reply = reply
+
+    async def forward(self, server: str, method: str, params: Params | None) -> dict[str, Any]:
+        """See `Exchange`."""
+        session = self.session
+        try:
+            async with session.holding(server).using(self, log_level=session.log_level) as lease:
+                return await forward_from_legacy(
+                    lease, self, method, params, log_level=session.log_level, capabilities=session.capabilities
+                )
+        except SextonError as error:
+            raise rpc_error(error) from error
+
+    def tell(self, method: str, params: Params | None) -> None:
+        """Say it on the stream of this call."""
+        if self._reply.is_open:
+            self._reply.push(notification(method, params))
+
+    async def ask(self, method: str, params: Params | None) -> dict[str, Any]:
+        """Ask on the stream of this call."""
+        return await self.session.ask(self._reply, method, params)
+
+
+@final
+class _Aside:
+    """For what a server says while no call of the client is under way."""
+
+    token = None
+
+    def __init__(self, session: LegacySession) -> None:
+        self._session = session
+
+    def tell(self, method: str, params: Params | None) -> None:
+        self._session.channel.push(notification(method, params))
+
+    async def ask(self, method: str, params: Params | None) -> dict[str, Any]:
+        return await self._session.ask(None, method, params)
+
+
+@final
+class _Question:
+    def __init__(self) -> None:
+        self.answered = anyio.Event()
+        self.message: Message = {}
+
+    def result(self) -> dict[str, Any]:
+        result, error = self.message.get("result"), self.message.get("error")
+        if isinstance(result, dict):
+            return result
+        if isinstance(error, Mapping) and isinstance(error.get("code"), int):
+            raise MCPError(error["code"], str(error.get("message")), error.get("data"))
+        raise MCPError(INTERNAL_ERROR, "the client's answer is none")
+
+
+@final
+class _Agreement(anyio.abc.TaskStatus[None]):
+    """Passes on the first word about a subscription, and no other."""
+
+    def __init__(self, told: anyio.abc.TaskStatus[MCPError | None]) -> None:
+        self._told = told
+        self._said = False
+
+    def started(self, value: None = None) -> None:
+        del value
+        self._say(None)
+
+    def refuse(self, error: MCPError) -> None:
+        self._say(error)
+
+    def _say(self, error: MCPError | None) -> None:
+        if not self._said:
+            self._said = True
+            self._told.started(error)
