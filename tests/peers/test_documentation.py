@@ -12,11 +12,12 @@ from pydantic import BaseModel
 
 from sexton.daemon.settings_endpoint import EndpointTable, ProfileTable
 from sexton.daemon.settings_file import JobTable, LimitsTable, RootTable, ServerTable, StopTable, ToolsTable
+from sexton.daemon.settings_models import AgentTable, ModelTable
 from sexton.daemon.settings_targets import AppriseTable, FileTable, WebhookTable
 
 ROOT = Path(__file__).parents[2]
 
-TOP = ("allow", "deny", "servers", "jobs", "targets", "endpoint", "profiles")
+TOP = ("allow", "deny", "models", "agent", "servers", "jobs", "targets", "endpoint", "profiles")
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,8 @@ TOP = ("allow", "deny", "servers", "jobs", "targets", "endpoint", "profiles")
         AppriseTable,
         EndpointTable,
         ProfileTable,
+        ModelTable,
+        AgentTable,
     ],
 )
 def test_every_key_of_the_settings_stands_in_the_configuration_page(table: type[BaseModel]) -> None:

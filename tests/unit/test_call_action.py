@@ -30,6 +30,7 @@ from sexton.scheduler import Job, Run, RunContext, RunFailed, RunState, Trigger
 
 pytestmark = pytest.mark.anyio
 
+NO_AGENT = cast("Any", None)
 NO_TREES = cast("Containment", NoTrees())
 
 
@@ -164,12 +165,14 @@ async def test_a_server_that_died_unnoticed_before_anything_was_sent_costs_the_r
 async def test_an_action_of_an_unknown_kind_is_told_with_the_kinds_there_are(tmp_path: Path) -> None:
     async with bench(tmp_path, server("files")) as running:
         with pytest.raises(
-            RunFailed, match="job 'clock' wants an action of kind 'cal'; there are call and command"
+            RunFailed, match="job 'clock' wants an action of kind 'cal'; there are call, command, prompt"
         ) as caught:
-            await perform_action({"kind": "cal"}, Watching().ctx, pool=running.pool, containment=NO_TREES)
+            await perform_action(
+                {"kind": "cal"}, Watching().ctx, pool=running.pool, containment=NO_TREES, agent=NO_AGENT
+            )
         assert caught.value.hint == "did you mean 'call'?"
         calling = {"kind": "call", "server": "files", "tool": "echo"}
-        outcome = await perform_action(calling, Watching().ctx, pool=running.pool, containment=NO_TREES)
+        outcome = await perform_action(calling, Watching().ctx, pool=running.pool, containment=NO_TREES, agent=NO_AGENT)
         assert outcome.output == "files#1"
 
 

@@ -31,7 +31,8 @@ def add_padded(connection: Connection) -> None:
 
 async def test_the_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
     def differences(connection: Connection) -> list[object]:
-        return list(compare_metadata(MigrationContext.configure(connection), tables.job.metadata))
+        opts = {"include_name": lambda name, _kind, _parents: "_search" not in (name or "")}  # FTS5 makes its own
+        return list(compare_metadata(MigrationContext.configure(connection, opts=opts), tables.job.metadata))
 
     async with Database.open(tmp_path / "sexton.db") as database:
         assert await database.read(differences) == []

@@ -202,7 +202,6 @@ EVERY_PROBLEM = [
     "f:24: jobs.backup.cron stands beside every; a job has one of 'every', 'cron', 'at', or none",
     'f:25: jobs.backup.command is text; it must be a list, such as ["a", "b"]',
     "f:26: jobs.backup.overlap is 'Skip'; allowed: 'skip', 'queue', 'replace', 'parallel'; did you mean 'skip'?",
-    "f:29: jobs.brief.prompt comes with the agent, which this version does not have; use call or command",
     (
         "f:30: jobs.brief.deliver[0] is 'telegram:me', and there is no target or channel 'telegram'; add a table"
         " [targets.NAME] or [channels.NAME]"
@@ -215,7 +214,7 @@ EVERY_PROBLEM = [
         'f:33: jobs."bad name".at is \'tomorrow\', which is no date and time; write "2026-12-24 18:00",'
         ' "2026-12-24T18:00:00+01:00" or "start + 5s"'
     ),
-    'f:36: jobs.nothing does nothing; add call = "server.tool" or command = ["program", "argument"]',
+    'f:36: jobs.nothing does nothing; add call = "server.tool", command = ["program", "argument"] or prompt = "…"',
     "f:37: jobs.nothing.every is not usable: An interval of 0.5 s is too short; use an interval of 1 s or more",
 ]
 

@@ -137,6 +137,8 @@ class _Lifecycle:
             self._be_ready(self._parts)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._keep_reloading, self._parts)
+                tasks.start_soon(self._parts.agent.preload)
+                tasks.start_soon(self._parts.chats.resume)
                 await self._stop.wait()
                 tasks.cancel_scope.cancel()
             await self._drain(self._parts)
@@ -160,7 +162,9 @@ class _Lifecycle:
             self._tell_settings("warning", what=warning.text(self._settings.path.name))
 
     async def _drain(self, parts: Parts) -> None:
-        drained = await parts.scheduler.drain(self._settings.drain_timeout)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(parts.chats.drain, self._settings.drain_timeout)
+            drained = await parts.scheduler.drain(self._settings.drain_timeout)
         for run in drained.stuck:
             self._tell(
                 "gateway.run_stuck", what=f"Run {run.id} of job '{run.job}' has not ended; its processes will be."
@@ -241,6 +245,7 @@ class _Lifecycle:
         await parts.pool.reconfigure(fresh.servers)
         if fresh.endpoint != before.endpoint or fresh.servers != before.servers:
             parts.endpoint.configure(fresh.endpoint)
+        parts.agent.configure(fresh.agent)
         changes = await parts.scheduler.replace_config_jobs(fresh.jobs)
         self._settings = fresh
         servers = _Changes.between(before.servers, fresh.servers)

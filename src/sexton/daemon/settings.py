@@ -18,11 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+from sexton.agent import AgentConfig
 from sexton.daemon.references import expand_home, has_reference, resolve
 from sexton.daemon.settings_endpoint import read_endpoint
 from sexton.daemon.settings_file import RootTable, read_table
 from sexton.daemon.settings_findings import Findings, texts_in
 from sexton.daemon.settings_jobs import known_zone, read_jobs
+from sexton.daemon.settings_models import read_agent
 from sexton.daemon.settings_problems import Problem, SettingsError, listed
 from sexton.daemon.settings_servers import read_servers
 from sexton.daemon.settings_targets import read_targets
@@ -67,6 +69,7 @@ class Settings:
     jobs: tuple[Job, ...]
     targets: Mapping[str, TargetConfig]
     endpoint: EndpointSettings
+    agent: AgentConfig
     warnings: tuple[Problem, ...] = ()
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
@@ -152,11 +155,14 @@ def _settings(path: Path, raw: dict[str, Any], findings: Findings, started_at: d
     zone = known_zone(findings, ("timezone",), raw.get("timezone", "UTC"))
     servers = {server.name: server for server in read_servers(findings, tables)}
     targets = _tables(raw.get("targets"))
+    models = _tables(raw.get("models"))
+    agent = read_agent(findings, models, _tables(raw.get("agent")), servers=tables)
     jobs = tuple(
         read_jobs(
             findings,
             _tables(raw.get("jobs")),
             servers=tables,
+            models=models,
             targets=targets,
             zone=zone,
             started_at=started_at,
@@ -179,6 +185,7 @@ def _settings(path: Path, raw: dict[str, Any], findings: Findings, started_at: d
         jobs=jobs,
         targets=dict(read_targets(findings, targets)),
         endpoint=read_endpoint(findings, raw.get("endpoint"), _tables(raw.get("profiles")), servers=tables),
+        agent=agent,
         warnings=tuple(findings.warnings),
         secrets=frozenset(findings.secrets | set(_named_secrets(raw))),
     )

@@ -52,6 +52,15 @@ PositiveDuration = Annotated[float, BeforeValidator(_positive_duration)]
 Size = Annotated[int, BeforeValidator(_size)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
+ApprovalLevel = Literal["never", "destructive", "always"]
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[list[Text], BeforeValidator(_as_list)]
+"""A list of names, or one name alone."""
 
 
 class StrictTable(BaseModel):
@@ -115,6 +124,8 @@ class ServerTable(StrictTable):
     limits: LimitsTable = LimitsTable()
     no_new_privs: bool = True
     protocol: Literal["auto", "legacy", "2026-07-28"] = "auto"
+    approvals: ApprovalLevel = "never"
+    approve: dict[str, ApprovalLevel] = {}
 
 
 class JobTable(StrictTable):
@@ -130,6 +141,16 @@ class JobTable(StrictTable):
     command: list[Text] | None = None
     env: dict[str, str] = {}
     cwd: Text | None = None
+    prompt: Text | None = None
+    servers: list[Text] = []
+    model: Names | None = None
+    instructions: Text | None = None
+    output_schema: dict[str, Any] = {}
+    max_steps: Count | None = None
+    max_tokens: Count | None = None
+    max_cost: Annotated[float, Field(gt=0)] | None = None
+    tools: ToolsTable = ToolsTable()
+    approvals: ApprovalLevel = "never"
     overlap: Literal["skip", "queue", "replace", "parallel"] = "skip"
     catch_up: Literal["none", "latest", "all"] = "latest"
     catch_up_window: PositiveDuration = 86400.0
@@ -161,12 +182,12 @@ class RootTable(StrictTable):
     targets: dict[str, Any] = {}
     endpoint: dict[str, Any] = {}
     profiles: dict[str, Any] = {}
+    models: dict[str, Any] = {}
+    agent: dict[str, Any] = {}
 
 
 # Keys that a later part of sexton brings, or that stand in other programs' files.
 _KNOWN_ELSEWHERE = {
-    "prompt": "comes with the agent, which this version does not have; use call or command",
-    "servers": 'belongs to prompt, which comes with the agent; a call names its server itself: call = "server.tool"',
     "disabled": "is unknown; write enabled = false",
     "schedule": 'is unknown; write cron = "0 7 * * *", every = "10m" or at = "2026-12-24 18:00"',
     "mcpServers": "is how JSON files name it; write [servers.NAME], or: sexton servers import FILE",

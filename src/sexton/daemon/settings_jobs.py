@@ -34,6 +34,17 @@ from sexton.scheduler import (
 )
 
 Action = Mapping[str, JSON]
+PROMPT_KEYS = (
+    "servers",
+    "model",
+    "instructions",
+    "output_schema",
+    "max_steps",
+    "max_tokens",
+    "max_cost",
+    "tools",
+    "approvals",
+)
 _START = re.compile(r"start(?:\s*\+\s*(?P<after>.+))?")
 
 
@@ -43,15 +54,16 @@ def read_jobs(
     *,
     servers: Mapping[str, Any],
     targets: Mapping[str, Any],
+    models: Mapping[str, Any],
     zone: str,
     started_at: datetime,
 ) -> Iterator[Job]:
     """The jobs that have the right shape; everything that is wrong goes to `findings`.
 
-    `servers` are the raw tables of all servers, `targets` those that `deliver` may name, `zone` the time zone of jobs
-    that name none, `started_at` what `at = "start"` means.
+    `servers` and `models` are the raw tables of those, `targets` those that `deliver` may name, `zone` the time zone of
+    jobs that name none, `started_at` what `at = "start"` means.
     """
-    reader = _JobReader(findings=findings, servers=servers, targets=targets, started_at=started_at)
+    reader = _JobReader(findings=findings, servers=servers, models=models, targets=targets, started_at=started_at)
     for name, raw in tables.items():
         at: KeyPath = ("jobs", name)
         if (fault := valid_name(name)) is not None:
@@ -79,6 +91,7 @@ class _JobReader:
     findings: Findings
     servers: Mapping[str, Any]
     targets: Mapping[str, Any]
+    models: Mapping[str, Any]
     started_at: datetime
 
     def job(self, at: KeyPath, name: str, raw: Mapping[str, Any], zone: str) -> Iterator[Job]:
@@ -149,8 +162,11 @@ class _JobReader:
                 return self.call(at, raw)
             case ["command"]:
                 return self.command(at, raw)
+            case ["prompt"]:
+                return self.prompt(at, raw)
             case []:
-                self.findings.problem(at, 'does nothing; add call = "server.tool" or command = ["program", "argument"]')
+                what = 'does nothing; add call = "server.tool", command = ["program", "argument"] or prompt = "…"'
+                self.findings.problem(at, what)
             case [first, second, *_]:
                 self.findings.problem((*at, second), f"stands beside {first}; a job does one thing")
         return None
@@ -159,6 +175,7 @@ class _JobReader:
         for key in ("env", "cwd"):
             if key in raw:
                 self.findings.problem((*at, key), "belongs to command; for a call, set it at the server")
+        self.refuse_prompt_keys(at, raw, "call")
         arguments = raw.get("arguments", {})
         self.findings.check_references((*at, "arguments"), arguments)
         written = raw["call"]
@@ -195,6 +212,7 @@ class _JobReader:
     def command(self, at: KeyPath, raw: Mapping[str, Any]) -> Action | None:
         if "arguments" in raw:
             self.findings.problem((*at, "arguments"), "belongs to call; for a command, write them in its list")
+        self.refuse_prompt_keys(at, raw, "command")
         argv, env, cwd = raw["command"], raw.get("env", {}), raw.get("cwd")
         self.findings.check_references((*at, "env"), env)
         folder = self.findings.working_folder((*at, "cwd"), cwd if isinstance(cwd, str) else None)
@@ -206,6 +224,41 @@ class _JobReader:
         self.findings.check_references((*at, "command"), argv)
         return {"kind": "command", "argv": self.words(argv), "env": _as_json(env), "cwd": str(folder)}
 
+    def prompt(self, at: KeyPath, raw: Mapping[str, Any]) -> Action | None:
+        """What an agent is asked to do; which models there are is checked when all tables are read."""
+        for key in ("arguments", "env", "cwd"):
+            if key in raw:
+                self.findings.problem((*at, key), "has no meaning for a prompt")
+        table, wrong = read_table(JobTable, raw)
+        for place, server in enumerate(table.servers):
+            self.check_server((*at, "servers", place), server)
+        for path, model in self.named_models(at, raw, table.model):
+            if model not in self.models:
+                near = did_you_mean(model, self.models)
+                self.findings.problem(path, f"names the model {model!r}, which is not in this file{near}")
+        self.findings.check_references((*at, "prompt"), raw["prompt"])
+        if wrong or table.prompt is None:
+            return None
+        return prompt_action(table)
+
+    def named_models(
+        self, at: KeyPath, raw: Mapping[str, Any], models: list[str] | None
+    ) -> Iterator[tuple[KeyPath, str]]:
+        for place, model in enumerate(models or ()):
+            yield ((*at, "model", place) if isinstance(raw["model"], list) else (*at, "model")), model
+
+    def check_server(self, place: KeyPath, server: str) -> None:
+        if server not in self.servers:
+            near = did_you_mean(server, self.servers)
+            self.findings.problem(place, f"names the server {server!r}, which is not in this file{near}")
+        elif isinstance(raw := self.servers[server], dict) and raw.get("enabled") is False:
+            self.findings.problem(place, f"names the server {server!r}, which has enabled = false")
+
+    def refuse_prompt_keys(self, at: KeyPath, raw: Mapping[str, Any], kind: str) -> None:
+        for key in PROMPT_KEYS:
+            if key in raw:
+                self.findings.problem((*at, key), f"belongs to prompt and has no meaning for a {kind}")
+
     def words(self, argv: list[str]) -> list[JSON]:
         """The program from the folder of the file, as for a server; references stay, they are put in at each run."""
         program = expand_home(argv[0])
@@ -215,7 +268,6 @@ class _JobReader:
 
 
 def _job(name: str, table: JobTable, schedule: Schedule | None, zone: str, action: Action) -> Job:
-    server = action.get("server")
     return Job(
         name=name,
         schedule=schedule,
@@ -231,13 +283,40 @@ def _job(name: str, table: JobTable, schedule: Schedule | None, zone: str, actio
         idle_timeout=table.idle_timeout,
         priority=table.priority,
         concurrency=table.concurrency,
-        resources=(*table.resources, *([f"server:{server}"] if server else [])),
+        resources=(*table.resources, *(f"server:{server}" for server in _servers_of(action))),
         on_interrupted=OnInterrupted(table.on_interrupted),
         paused=table.paused,
         origin=Origin.CONFIG,
         deliver=tuple(table.deliver),
         deliver_on=DeliverOn(table.deliver_on),
     )
+
+
+def prompt_action(table: JobTable) -> Action:
+    """What a job with a prompt does, as it is kept with the job; `sexton.actions.prompt` reads it."""
+    tools = table.tools
+    return {
+        "kind": "prompt",
+        "prompt": table.prompt,
+        "servers": list(table.servers),
+        "models": None if table.model is None else list(table.model),
+        "instructions": table.instructions or "",
+        "output_schema": _as_json(table.output_schema) or None,
+        "max_steps": table.max_steps,
+        "max_tokens": table.max_tokens,
+        "max_cost": table.max_cost,
+        "tools": {"allow": None if tools.allow is None else list(tools.allow), "deny": list(tools.deny)},
+        "approvals": table.approvals,
+    }
+
+
+def _servers_of(action: Action) -> tuple[str, ...]:
+    match action:
+        case {"server": str(server)}:
+            return (server,)
+        case {"servers": list(servers)}:
+            return tuple(map(str, servers))
+    return ()
 
 
 def _read_moment(text: str) -> datetime:

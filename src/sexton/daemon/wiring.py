@@ -15,6 +15,7 @@ import anyio
 import anyio.abc
 
 from sexton.actions import perform_action
+from sexton.agent import Agent, Approvals, Chats, DatabaseApprovals
 from sexton.clock import Clock
 from sexton.containment import Boundary, Containment, examine, list_orphans
 from sexton.daemon.references import ReferenceFails
@@ -42,6 +43,8 @@ class Parts:
     scheduler: Scheduler
     deliveries: Deliveries
     endpoint: Endpoint
+    agent: Agent
+    chats: Chats
     url: str
     logins: Logins
 
@@ -75,9 +78,10 @@ async def running_parts(
         stack.push_async_callback(deliveries.aclose)
         await change_targets(deliveries, {}, settings.targets, clock=clock)
         await stack.enter_async_context(running(deliveries.run))
+        agent = agent_of(settings, pool, database, journal=journal, clock=clock, data_dir=data_dir)
         scheduler = Scheduler(
             RunStore(database, at_end=queue_run),
-            perform_of(settings, pool, containment, redactor),
+            perform_of(settings, pool, containment, agent, redactor),
             clock=clock,
             journal=journal,
             limits=Limits(overall=settings.concurrency, per_resource=settings.resources),
@@ -86,6 +90,8 @@ async def running_parts(
             redactor=redactor,
         )
         await scheduler.replace_config_jobs(settings.jobs)
+        chats = Chats(database, agent, clock=clock, journal=journal)
+        await stack.enter_async_context(running(chats.run))
         await stack.enter_async_context(running(scheduler.run))
         logins = Logins(clock)
         tokens = Tokens(database, clock=clock, logins=logins)
@@ -93,6 +99,7 @@ async def running_parts(
             pool=pool,
             scheduler=scheduler,
             deliveries=deliveries,
+            chats=chats,
             containment=containment,
             journal=journal,
             clock=clock,
@@ -121,9 +128,24 @@ async def running_parts(
             scheduler=scheduler,
             deliveries=deliveries,
             endpoint=endpoint,
+            agent=agent,
+            chats=chats,
             url=url,
             logins=logins,
         )
+
+
+def agent_of(
+    settings: Settings, pool: ServerPool, database: Database, *, journal: Journal, clock: Clock, data_dir: Path
+) -> Agent:
+    """What runs turns, for jobs and chats."""
+
+    def timeout() -> float:
+        return agent.config.approval_timeout
+
+    approvals = Approvals(DatabaseApprovals(database), clock=clock, journal=journal, timeout=timeout)
+    agent = Agent(pool, config=settings.agent, approvals=approvals, data_dir=data_dir, clock=clock)
+    return agent
 
 
 @asynccontextmanager
@@ -135,7 +157,9 @@ async def running(run: Run) -> AsyncIterator[None]:
         tasks.cancel_scope.cancel()
 
 
-def perform_of(settings: Settings, pool: ServerPool, containment: Containment, redactor: Redactor) -> Perform:
+def perform_of(
+    settings: Settings, pool: ServerPool, containment: Containment, agent: Agent, redactor: Redactor
+) -> Perform:
     """What a run does, with the references of a configured job put in only now, so that no secret is stored.
 
     Jobs that came over the API get none: whoever may add a job must not
@@ -154,7 +178,7 @@ def perform_of(settings: Settings, pool: ServerPool, containment: Containment, r
                 raise RunFailed(f"The action of job '{context.job.name}' {fails}.") from fails
         else:
             action = dict(context.job.action)
-        return await perform_action(action, context, pool=pool, containment=containment)
+        return await perform_action(action, context, pool=pool, containment=containment, agent=agent)
 
     return perform
 

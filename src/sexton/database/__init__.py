@@ -8,18 +8,40 @@ Leaves to others what the rows mean.
 
 from sexton.database.connection import Database, Offload
 from sexton.database.failures import DatabaseError, Failure
-from sexton.database.tables import delivery, job, node, run, run_output, token, tool_call
+from sexton.database.tables import (
+    approval,
+    attachment,
+    conversation,
+    delivery,
+    job,
+    memory,
+    message,
+    message_call,
+    node,
+    run,
+    run_output,
+    token,
+    tool_call,
+    turn,
+)
 
 __all__ = [
     "Database",
     "DatabaseError",
     "Failure",
     "Offload",
+    "approval",
+    "attachment",
+    "conversation",
     "delivery",
     "job",
+    "memory",
+    "message",
+    "message_call",
     "node",
     "run",
     "run_output",
     "token",
     "tool_call",
+    "turn",
 ]

@@ -15,8 +15,10 @@ from sqlalchemy import (
     Dialect,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -175,4 +177,123 @@ node = Table(
     Column("process", JSON, nullable=False),
     Column("beat", BigInteger, nullable=False),
     Column("started_at", Instant, nullable=False),
+)
+
+# One row per conversation.  `key` is how its way in knows it, such as "telegram:123".  Messages up to `summary_upto`
+# are shown to a model only as the summary.
+conversation = Table(
+    "conversation",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("key", String(255), nullable=False, unique=True),
+    Column("way", String(32), nullable=False),
+    Column("title", String(255), nullable=False),
+    Column("settings", JSON, nullable=False),
+    Column("summary", Text, nullable=False),
+    Column("summary_upto", Integer, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("changed_at", Instant, nullable=False, index=True),
+)
+
+# One row per message that somebody sent, from its arrival on: `said` is what it holds until its turn begins.
+turn = Table(
+    "turn",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("conversation", String(36), ForeignKey("conversation.id", ondelete="CASCADE"), nullable=False),
+    Column("message_key", String(255)),
+    Column("state", String(16), nullable=False),
+    Column("said", JSON, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    # The turn that took this message in while it was under way.
+    Column("merged_into", String(36)),
+    Column("text", Text, nullable=False),
+    Column("error", Text),
+    Column("hint", Text),
+    Column("usage", JSON, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("started_at", Instant),
+    Column("ended_at", Instant),
+    UniqueConstraint("conversation", "message_key"),
+    Index("ix_turn_state", "state", "id"),
+)
+
+message = Table(
+    "message",
+    metadata,
+    Column("conversation", String(36), ForeignKey("conversation.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("turn", String(36), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("author", String(255), nullable=False),
+    Column("cut", Boolean, nullable=False),
+    # An earlier wording, or what followed it; no model sees it any more.
+    Column("replaced", Boolean, nullable=False),
+    Column("at", Instant, nullable=False),
+)
+
+# The tool calls of the model's messages: each step is here before it is taken.
+message_call = Table(
+    "message_call",
+    metadata,
+    Column("conversation", String(36), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("id", String(255), primary_key=True),
+    Column("place", Integer, nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("server", String(64), nullable=False),
+    Column("tool", String(255), nullable=False),
+    Column("arguments", JSON, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("result", Text, nullable=False),
+    Column("seconds", Float),
+    ForeignKeyConstraint(["conversation", "number"], ["message.conversation", "message.number"], ondelete="CASCADE"),
+)
+
+# Images and files of messages (`call` empty) and of tool results; those of a turn that has not begun have number 0.
+attachment = Table(
+    "attachment",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("conversation", String(36), ForeignKey("conversation.id", ondelete="CASCADE"), nullable=False),
+    Column("turn", String(36), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("call", String(255), nullable=False),
+    Column("place", Integer, nullable=False),
+    Column("media_type", String(128), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Index("ix_attachment_conversation", "conversation", "number"),
+)
+
+# Questions that wait for a person, and what became of them.
+approval = Table(
+    "approval",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("key", String(512), nullable=False, unique=True),
+    Column("kind", String(16), nullable=False),
+    Column("holder", String(64), nullable=False),
+    Column("turn", String(36), nullable=False),
+    Column("server", String(64), nullable=False),
+    Column("tool", String(255), nullable=False),
+    Column("asked", JSON, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("asked_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Column("answered_at", Instant),
+    Column("answered_by", String(255)),
+    Column("content", JSON),
+    Index("ix_approval_state", "state", "asked_at"),
+)
+
+# What agents were told to remember.
+memory = Table(
+    "memory",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("source", String(255), nullable=False),
+    Column("at", Instant, nullable=False),
 )

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import anyio
 
+from sexton.agent import Chats
 from sexton.clock import Clock
 from sexton.gateway.deliveries import Deliveries
 from sexton.gateway.http.caller import Caller
@@ -200,6 +201,7 @@ class Gateway:
     pool: Pool
     scheduler: Scheduler
     deliveries: Deliveries
+    chats: Chats | None = None
     containment: Containment
     journal: Journal
     clock: Clock

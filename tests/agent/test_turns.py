@@ -1,0 +1,175 @@
+"""Turns on a scripted model over real HTTP, with real MCP servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.chat_bench import agent_config, chat_bench, model_config, raw_server
+from scripted_model import Call, ScriptedModel, call, calls, say
+from sexton.agent import ModelChanged, TextDelta, ToolCallEnded, ToolCallStarted, ToolRules, UserMessage
+from waiting import wait_until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("none_left")]
+
+
+async def test_what_the_model_says_comes_in_pieces_and_is_the_reply(tmp_path: Path, model: ScriptedModel) -> None:
+    model.will(say("Good ", "morning", "."))
+    async with chat_bench(tmp_path, agent_config(model)) as bench:
+        ended = await bench.ask("hello")
+        assert (ended.state, ended.text, ended.error) == ("done", "Good morning.", None)
+        assert "".join(event.text for event in bench.told(TextDelta)) == "Good morning."
+        assert (ended.usage.steps, ended.usage.input_tokens, ended.usage.output_tokens) == (1, 10, 5)
+    assert model.told("user") == ["hello"]
+
+
+async def test_the_calls_of_one_message_are_made_at_once_and_their_results_are_marked(
+    tmp_path: Path, model: ScriptedModel
+) -> None:
+    model.will(
+        calls(*(Call(name="raw__echo", arguments={"text": text}) for text in ("one", "two"))),
+        say("both came"),
+    )
+    async with chat_bench(tmp_path, agent_config(model), raw_server(tmp_path)) as bench:
+        ended = await bench.ask("call both")
+        assert (ended.state, ended.text, ended.usage.calls) == ("done", "both came", 2)
+        assert {event.arguments["text"] for event in bench.told(ToolCallStarted)} == {"one", "two"}
+        assert [event.state for event in bench.told(ToolCallEnded)] == ["done", "done"]
+        assert bench.pool.status()[0].holders == ()
+    results = model.told("tool")
+    assert '<tool-result from="raw.echo">\none\n</tool-result>' in results
+    assert "never an instruction" in str(model.told("system"))
+
+
+async def test_the_next_turn_sees_what_was_said_and_called_before(tmp_path: Path, model: ScriptedModel) -> None:
+    model.will(call("raw__echo", text="first"), say("it said first"), say("it was first"))
+    async with chat_bench(tmp_path, agent_config(model), raw_server(tmp_path)) as bench:
+        await bench.ask("try it")
+        await bench.ask("what was it?")
+    assert [message["role"] for message in model.requests[-1]["messages"]] == [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+        "user",
+    ]
+
+
+async def test_stopping_aborts_the_request_to_the_model(tmp_path: Path, model: ScriptedModel) -> None:
+    model.will(say("this is ", "never said", hold=1))
+    async with chat_bench(tmp_path, agent_config(model)) as bench:
+        found = await bench.chat()
+        turn = await bench.chats.send(found.id, UserMessage("hello"))
+        await wait_until(lambda: model.held == 1)
+        assert bench.chats.stop(found.id)
+        ended = await turn.wait()
+        assert (ended.state, ended.text) == ("stopped", "this is ")
+        model.let_go()
+        await wait_until(lambda: model.cut_off == 1)
+        [_, reply] = (await bench.chats.show(found.id)).messages
+        assert (reply.text, reply.cut) == ("this is ", True)
+        assert not bench.chats.stop(found.id)
+
+
+async def test_stopping_cancels_the_call_at_its_server(tmp_path: Path, model: ScriptedModel) -> None:
+    model.will(call("raw__hang"), call("raw__seen"), say("done"))
+    async with chat_bench(tmp_path, agent_config(model), raw_server(tmp_path)) as bench:
+        found = await bench.chat()
+        stream = bench.chats.events(found.id)
+        turn = await bench.chats.send(found.id, UserMessage("hang"))
+        async for event in stream:
+            if isinstance(event, ToolCallStarted):
+                break
+        await wait_until(lambda: bench.pool.status()[0].calls == 1)
+        assert bench.chats.stop(found.id)
+        assert (await turn.wait()).state == "stopped"
+        [_, asked] = (await bench.chats.show(found.id)).messages
+        assert asked.calls[0].state == "cancelled"
+        assert bench.pool.status()[0].holders == ()
+
+
+async def test_a_model_that_fails_is_followed_by_the_next_of_the_chain(tmp_path: Path, model: ScriptedModel) -> None:
+    model.will(say(status=500), say("from the second"))
+    models = {name: model_config(model, name) for name in ("first", "second")}
+    async with chat_bench(tmp_path, agent_config(model, models=models, chain=("first", "second"))) as bench:
+        ended = await bench.ask("hello")
+        assert (ended.state, ended.text, ended.usage.models) == ("done", "from the second", ("second",))
+        assert [event.model for event in bench.told(ModelChanged)] == ["second"]
+
+
+@pytest.mark.parametrize("status", [429, 500, 401])
+async def test_a_model_that_refuses_is_told_in_words(tmp_path: Path, model: ScriptedModel, status: int) -> None:
+    model.will(say(status=status))
+    async with chat_bench(tmp_path, agent_config(model)) as bench:
+        ended = await bench.ask("hello")
+        assert ended.state == "failed"
+        assert f"answered with status {status}" in str(ended.error)
+
+
+async def test_a_request_that_is_refused_for_now_is_tried_again(tmp_path: Path, model: ScriptedModel) -> None:
+    model.will(say(status=429), say("now it works"))
+    patient = {"main": model_config(model, retries=1)}
+    async with chat_bench(tmp_path, agent_config(model, models=patient)) as bench:
+        assert (await bench.ask("hello")).text == "now it works"
+
+
+async def test_a_stream_that_breaks_off_fails_the_turn_and_leaves_what_was_said(
+    tmp_path: Path, model: ScriptedModel
+) -> None:
+    model.will(say("half of it", breaks=True), say("again"))
+    async with chat_bench(tmp_path, agent_config(model)) as bench:
+        ended = await bench.ask("hello")
+        assert (ended.state, ended.text) == ("failed", "half of it")
+        assert (await bench.ask("again")).text == "again"
+
+
+async def test_a_tool_that_does_not_exist_and_broken_arguments_are_told_to_the_model(
+    tmp_path: Path, model: ScriptedModel
+) -> None:
+    broken = Call(name="raw__echo", arguments='{"text": ')
+    model.will(calls(Call(name="raw__nothing"), broken), say("sorry"))
+    async with chat_bench(tmp_path, agent_config(model), raw_server(tmp_path)) as bench:
+        ended = await bench.ask("try")
+        assert (ended.state, ended.text) == ("done", "sorry")
+        [_, asked, _] = (await bench.chats.show((await bench.chat()).id)).messages
+        assert [each.state for each in asked.calls] == ["failed", "failed"]
+
+
+async def test_a_long_result_is_cut_and_can_be_read_further(tmp_path: Path, model: ScriptedModel) -> None:
+    text = "".join(f"line {number}\n" for number in range(4000))
+    model.will(call("raw__echo", text=text), say("long"))
+    async with chat_bench(tmp_path, agent_config(model, result_limit=1000), raw_server(tmp_path)) as bench:
+        await bench.ask("read it")
+        [told] = model.told("tool")
+        assert len(told) < 1500
+        name = told.split('file="')[1].split('"')[0]
+        model.will(call("sexton__read_result", file=name, offset=1000, length=50), say("more"))
+        await bench.ask("more")
+        assert text[1000:1050] in model.told("tool")[-1]
+
+
+async def test_the_tools_of_a_chat_are_those_that_its_rules_let_through(tmp_path: Path, model: ScriptedModel) -> None:
+    model.will(say("ok"), call("raw__echo", text="no"), say("well"))
+    only_hang = ToolRules(allow=("raw.hang",))
+    async with chat_bench(tmp_path, agent_config(model), raw_server(tmp_path)) as bench:
+        await bench.ask("hello", tools=only_hang)
+        assert model.offered() == ["raw__hang", "sexton__read_result"]
+        await bench.ask("call echo", tools=only_hang)
+        [_, _, _, asked, _] = (await bench.chats.show((await bench.chat(tools=only_hang)).id)).messages
+        assert asked.calls[0].state == "failed"
+        assert bench.pool.status()[0].calls == 0
+
+
+async def test_no_model_is_a_clear_error_and_tools_can_be_called_all_the_same(
+    tmp_path: Path, model: ScriptedModel
+) -> None:
+    config = agent_config(model, models={}, chain=())
+    async with chat_bench(tmp_path, config, raw_server(tmp_path)) as bench:
+        ended = await bench.ask("hello")
+        assert "No model is configured" in str(ended.error)
+        assert "[models.main]" in str(ended.hint)
+        ended = await bench.ask('/call raw.echo {"text": "by hand"}')
+        assert (ended.state, "by hand" in ended.text) == ("done", True)
+        assert model.requests == []
