@@ -119,6 +119,11 @@ class Journal:
             if cursor >= self._last_id:
                 await self._wait_news()
 
+    async def wait_after(self, event_id: int) -> None:
+        """Return once there is an event with a greater id."""
+        while self._last_id <= event_id:
+            await self._wait_news()
+
     async def _wait_news(self) -> None:
         if self._news is None:
             self._news = anyio.Event()

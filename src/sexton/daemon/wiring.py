@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from sexton.daemon.references import ReferenceFails
 from sexton.daemon.settings import Settings, resolve_action
 from sexton.database import Database
 from sexton.errors import SextonError
+from sexton.gateway.dashboard import create_pages
 from sexton.gateway.deliveries import Deliveries, Outbox, TargetConfig, make_target, queue_run
 from sexton.gateway.http import Gateway, Logins, Scope, Tokens, WayIn, serve_http
 from sexton.gateway.mcp_endpoint import Endpoint
+from sexton.gateway.memory_samples import keep_sampling
 from sexton.journal import JSON, Journal
 from sexton.mcp_servers import ServerPool
 from sexton.redaction import Redactor
@@ -119,8 +122,17 @@ async def running_parts(
         )
         await stack.enter_async_context(running(endpoint.run))
         ways = [WayIn(path="/mcp", app=endpoint, scope=Scope.RUN, for_profiles=True)]
+        sampling = partial(keep_sampling, gateway.memory, containment.trees, journal=journal, clock=clock)
+        await stack.enter_async_context(running(sampling))
         url = await stack.enter_async_context(
-            serve_http(gateway, data_dir=data_dir, host=settings.host, port=settings.port, ways=ways)
+            serve_http(
+                gateway,
+                data_dir=data_dir,
+                host=settings.host,
+                port=settings.port,
+                ways=ways,
+                pages=create_pages(gateway),
+            )
         )
         yield Parts(
             containment=containment,

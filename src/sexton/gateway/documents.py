@@ -190,6 +190,21 @@ class DeliveryDocument(TypedDict):
     receipt: str | None
 
 
+class RunCountDocument(TypedDict):
+    """How many rows of a job are in a state, and how many slots these stand for."""
+
+    job: str
+    state: str
+    runs: int
+    slots: int
+
+
+class TimesDocument(TypedDict):
+    """What a schedule that nobody has yet would mean: its coming times, in UTC."""
+
+    times: Sequence[str]
+
+
 class LogLineDocument(TypedDict):
     at: str
     text: str
@@ -243,6 +258,18 @@ class ProcessesDocument(TypedDict):
 
     boundary: str | None
     trees: Sequence[TreeDocument]
+
+
+class MemoryDocument(TypedDict):
+    """How much memory a tree used lately, oldest first; `ended_at` None: it lives."""
+
+    tree: str
+    name: str
+    owner: str
+    leader_pid: int | None
+    started_at: str
+    ended_at: str | None
+    samples: Sequence[tuple[str, int]]  # time, bytes
 
 
 class ReapDocument(TypedDict):

@@ -19,7 +19,7 @@ from sexton.redaction import Redactor
 from sexton.scheduler import timetable
 from sexton.scheduler.alarm import Alarm
 from sexton.scheduler.gateways import BEAT_EVERY, Beats, is_gone, this_gateway
-from sexton.scheduler.job import Job, JobStatus, Limits, Origin, Perform, Run, RunRecord, ToolCall
+from sexton.scheduler.job import Job, JobStatus, Limits, Origin, Perform, Run, RunCount, RunRecord, ToolCall
 from sexton.scheduler.job_rows import JobChanges
 from sexton.scheduler.rows import RunEnd, Settled
 from sexton.scheduler.run_states import RunState
@@ -202,10 +202,15 @@ class Scheduler:
         *,
         limit: int = 50,
         before: str | None = None,
+        since: datetime | None = None,
     ) -> tuple[Run, ...]:
-        """Runs, newest first; `before` is the id of the last one seen."""
+        """Runs, newest first; `before` is the id of the last one seen, `since` keeps what was made then or later."""
         states = (state,) if isinstance(state, RunState) else tuple(state)
-        return await self._store.runs(job=job, states=states, limit=limit, before=before)
+        return await self._store.runs(job=job, states=states, limit=limit, before=before, since=since)
+
+    async def run_counts(self, *, since: datetime) -> tuple[RunCount, ...]:
+        """How many runs that were made since then are in which state, by job."""
+        return await self._store.run_counts(since=since)
 
     async def run_record(self, run_id: str) -> RunRecord:
         """A run with its whole output and its log.  Raises `UnknownRun`."""

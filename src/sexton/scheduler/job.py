@@ -224,6 +224,16 @@ CALLS_IN_RECORD = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunCount:
+    """How many rows of one job are in one state; `slots` is how many slots those rows stand for."""
+
+    job: str
+    state: RunState
+    runs: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus:
     """A job as it stands: when it starts next (jitter included) or since when it is paused, its waiting and running
     runs, its last ended run."""

@@ -13,12 +13,23 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
 
 from sexton import database as tables
 from sexton.database import Database
 from sexton.scheduler.gateways import Gateway
-from sexton.scheduler.job import CALLS_IN_RECORD, Job, JobStatus, Limits, LogLine, Run, RunRecord, ToolCall, UnknownRun
+from sexton.scheduler.job import (
+    CALLS_IN_RECORD,
+    Job,
+    JobStatus,
+    Limits,
+    LogLine,
+    Run,
+    RunCount,
+    RunRecord,
+    ToolCall,
+    UnknownRun,
+)
 from sexton.scheduler.job_rows import (
     JobChanges,
     put_job,
@@ -40,6 +51,7 @@ from sexton.scheduler.rows import (
     write_draft,
     write_end,
 )
+from sexton.scheduler.run_id import run_id_floor
 from sexton.scheduler.run_states import ENDED, RunState
 from sexton.scheduler.tick import Claim, Outlook, Tick, add_manual_run, look_out, run_tick
 
@@ -142,9 +154,21 @@ class RunStore:
         return await self._database.write(partial(_request_cancel, run_id=run_id, reason=reason, now=now))
 
     async def runs(
-        self, *, job: str | None, states: Collection[RunState], limit: int, before: str | None
+        self,
+        *,
+        job: str | None,
+        states: Collection[RunState],
+        limit: int,
+        before: str | None,
+        since: datetime | None = None,
     ) -> tuple[Run, ...]:
-        return await self._database.read(partial(_runs, job=job, states=states, limit=limit, before=before))
+        return await self._database.read(
+            partial(_runs, job=job, states=states, limit=limit, before=before, since=since)
+        )
+
+    async def run_counts(self, *, since: datetime) -> tuple[RunCount, ...]:
+        """How many runs of each job, made since then, are in each state."""
+        return await self._database.read(partial(_run_counts, since=since))
 
     async def run_record(self, run_id: str) -> RunRecord:
         return await self._database.read(partial(_run_record, run_id=run_id))
@@ -224,7 +248,13 @@ def _request_cancel(connection: Connection, *, run_id: str, reason: str, now: da
 
 
 def _runs(
-    connection: Connection, *, job: str | None, states: Collection[RunState], limit: int, before: str | None
+    connection: Connection,
+    *,
+    job: str | None,
+    states: Collection[RunState],
+    limit: int,
+    before: str | None,
+    since: datetime | None,
 ) -> tuple[Run, ...]:
     statement = select(_run).order_by(_run.c.id.desc()).limit(limit)
     if job is not None:
@@ -233,7 +263,22 @@ def _runs(
         statement = statement.where(_run.c.state.in_([str(state) for state in states]))
     if before is not None:
         statement = statement.where(_run.c.id < before)
+    if since is not None:
+        statement = statement.where(_run.c.id >= run_id_floor(since))
     return tuple(run_of(row) for row in connection.execute(statement).all())
+
+
+def _run_counts(connection: Connection, *, since: datetime) -> tuple[RunCount, ...]:
+    statement = (
+        select(_run.c.job, _run.c.state, func.count(), func.sum(_run.c.slot_count))
+        .where(_run.c.id >= run_id_floor(since))
+        .group_by(_run.c.job, _run.c.state)
+        .order_by(_run.c.job, _run.c.state)
+    )
+    return tuple(
+        RunCount(job=job, state=RunState(state), runs=runs, slots=int(slots))
+        for job, state, runs, slots in connection.execute(statement).all()
+    )
 
 
 def _run_record(connection: Connection, *, run_id: str) -> RunRecord:

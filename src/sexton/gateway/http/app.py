@@ -39,6 +39,8 @@ from sexton.gateway.http.problem import answer_defect, answer_http_exception, an
 from sexton.scheduler import RunState
 
 PREFIX = "/api/v1"
+_TIME = {"type": "string", "format": "date-time"}
+_ID = {"type": "integer", "minimum": 1}
 
 Answer: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -69,7 +71,21 @@ ENDPOINTS = (
             shape={"type": "array", "items": {"type": "string"}},
         ),
         Query(name="subject", about="only events of this job, server or tree"),
+        Query(name="unnamed", about="leave the events' names out, for the EventSource of a browser"),
         media="text/event-stream",
+    ),
+    _get(
+        "/journal",
+        event_stream.list_events,
+        Query(
+            name="kind",
+            about="only kinds that begin so; may be repeated",
+            shape={"type": "array", "items": {"type": "string"}},
+        ),
+        Query(name="subject", about="only events of this job, server or tree"),
+        Query(name="text", about="only events with this text anywhere in them"),
+        _count("limit", "how many at most", default=100, most=event_stream.MAX_LISTED),
+        Query(name="before", about="the id of the last event that is known, to go on from there", shape=_ID),
     ),
     _get("/servers", servers.list_servers),
     _get("/servers/{server}/tools", servers.list_tools),
@@ -92,7 +108,10 @@ ENDPOINTS = (
         Query(name="state", about="only runs in this state", shape={"type": "string", "enum": list(RunState)}),
         _count("limit", "how many at most", default=50, most=runs.MAX_LISTED),
         Query(name="before", about="the id of the last run that is known, to go on from there"),
+        Query(name="since", about="only runs that were made then or later", shape=_TIME),
     ),
+    _get("/runs/counts", runs.count_runs, Query(name="since", about="from when; by default a day ago", shape=_TIME)),
+    _post("/schedules/next", jobs.try_schedule, jobs.NextRequest, scope=Scope.RUN),
     _get("/runs/{run}", runs.show_run),
     _get("/runs/{run}/output", runs.show_output, media="text/plain"),
     _get("/runs/{run}/log", runs.show_log),
@@ -123,6 +142,7 @@ ENDPOINTS = (
     _post("/deliveries/{delivery}/retry", deliveries.retry_delivery, scope=Scope.RUN),
     _post("/deliveries/{delivery}/cancel", deliveries.cancel_delivery, scope=Scope.RUN),
     _get("/processes", processes.list_processes),
+    _get("/processes/memory", processes.list_memory, Query(name="name", about="only trees of this name")),
     _post("/reap", processes.reap, processes.ReapRequest, scope=Scope.ADMIN),
     _get("/doctor", processes.doctor),
     Endpoint(method="GET", path="/tokens", handler=token_routes.list_tokens, scope=Scope.ADMIN),

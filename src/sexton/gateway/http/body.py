@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -12,6 +13,8 @@ from starlette.requests import Request
 
 from sexton.gateway.http.limits import MAX_BODY_BYTES, too_large
 from sexton.gateway.http.problem import Problem, bad_request
+
+_EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 _Body = TypeVar("_Body", bound="RequestBody")
 
@@ -100,3 +103,20 @@ def read_count(request: Request, name: str, *, default: int, most: int, least: i
     if not (said.isascii() and said.isdecimal() and len(said) <= 10 and least <= int(said) <= most):
         raise bad_request(f"The query parameter {name} must be a whole number from {least} to {most}, not {said!r}.")
     return int(said)
+
+
+def read_time(request: Request, name: str) -> datetime | None:
+    """A time in the query (ISO 8601 with an offset); None if it is not there."""
+    said = request.query_params.get(name)
+    if not said:
+        return None
+    try:
+        time = datetime.fromisoformat(said.replace(" ", "+"))  # a plus that was not escaped arrives as a space
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None or not _EARLIEST <= time <= _LATEST:
+        raise bad_request(
+            f"The query parameter {name} must be a time with an offset, not {said!r}.",
+            hint="write it like 2026-12-01T07:00:00+01:00",
+        )
+    return time

@@ -7,7 +7,8 @@ the journal still has; where it has it no longer, the journal's `journal.gap` ev
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import final
 
 import anyio
@@ -15,13 +16,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from sexton.gateway.documents import EventDocument
+from sexton.gateway.http.body import read_count
 from sexton.gateway.http.disconnect import cancel_when_gone, cancel_when_set
 from sexton.gateway.http.parts import Gateway
 from sexton.gateway.http.problem import bad_request
-from sexton.journal import GAP, Event
+from sexton.journal import GAP, Event, Journal
 
 KEEP_ALIVE = 15.0  # a comment this often keeps proxies content and finds out clients that went away
 SEND_SECONDS = 30.0  # a client that takes nothing for so long is dropped; it can resume by the id
+MAX_LISTED = 1000
+_NO_ID = 10**9
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
@@ -29,6 +34,7 @@ async def stream_events(gateway: Gateway, request: Request) -> Response:
     """Follow the journal: from now on, or from after the id in `Last-Event-ID` (header) or `after` (query; 0 is all).
 
     `kind` (query, may be repeated) keeps the kinds that begin with it; `subject` (query) keeps those of one subject.
+    `unnamed` (query) leaves the names out: the EventSource of a browser hears a name only if it was told of it before.
     """
     kinds = tuple(request.query_params.getlist("kind"))
     subject = request.query_params.get("subject")
@@ -36,13 +42,54 @@ async def stream_events(gateway: Gateway, request: Request) -> Response:
     def is_wanted(event: Event) -> bool:
         return (not kinds or event.kind.startswith(kinds) or event.kind == GAP) and subject in (None, event.subject)
 
-    return EventStream(gateway, after=_resume_point(gateway, request), is_wanted=is_wanted)
+    frame = unnamed_frame if "unnamed" in request.query_params else event_frame
+    return EventStream(gateway, after=_resume_point(gateway, request), is_wanted=is_wanted, frame=frame)
+
+
+async def list_events(gateway: Gateway, request: Request) -> Sequence[EventDocument]:
+    """What the journal still has in memory, the newest first.
+
+    Query: `kind` and `subject` as in the stream, `text` (anywhere in the event, case does not count), `limit` (default
+    100), `before` (the id to go on from).
+    """
+    query = request.query_params
+    wanted = wanted_events(
+        gateway.journal,
+        kinds=tuple(query.getlist("kind")),
+        subject=query.get("subject"),
+        text=query.get("text", ""),
+        before=read_count(request, "before", default=_NO_ID, most=_NO_ID),
+    )
+    return list(islice(wanted, read_count(request, "limit", default=100, most=MAX_LISTED)))
+
+
+def wanted_events(
+    journal: Journal, *, kinds: tuple[str, ...] = (), subject: str | None = None, text: str = "", before: int = _NO_ID
+) -> Iterator[EventDocument]:
+    """Newest first."""
+    sought = text.casefold()
+    for event in reversed(journal.since(0)):
+        if event.id >= before or (kinds and not event.kind.startswith(kinds)) or subject not in (None, event.subject):
+            continue
+        document = EventDocument(
+            id=event.id, at=event.at.isoformat(), kind=event.kind, subject=event.subject, data=event.data
+        )
+        if not sought or sought in json.dumps(document, ensure_ascii=False, default=str).casefold():
+            yield document
 
 
 def event_frame(event: Event) -> bytes:
     """One event as it stands on the wire.  JSON escapes line ends, so the data is always one line."""
+    return f"id: {event.id}\nevent: {event.kind}\n".encode() + _data_line(event)
+
+
+def unnamed_frame(event: Event) -> bytes:
+    return f"id: {event.id}\n".encode() + _data_line(event)
+
+
+def _data_line(event: Event) -> bytes:
     document = json.dumps(event.as_json(), ensure_ascii=False, default=str)
-    return f"id: {event.id}\nevent: {event.kind}\ndata: {document}\n\n".encode("utf-8", "replace")
+    return f"data: {document}\n\n".encode("utf-8", "replace")
 
 
 def _resume_point(gateway: Gateway, request: Request) -> int | None:
@@ -60,12 +107,20 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, gateway: Gateway, *, after: int | None, is_wanted: Callable[[Event], bool]) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        after: int | None,
+        is_wanted: Callable[[Event], bool],
+        frame: Callable[[Event], bytes],
+    ) -> None:
         super().__init__(headers=_HEADERS)
         del self.headers["content-length"]
         self._gateway = gateway
         self._after = after
         self._is_wanted = is_wanted
+        self._frame = frame
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -82,7 +137,7 @@ class EventStream(Response):
         await line.write(b"retry: 1000\n\n")
         async for event in self._gateway.journal.subscribe(self._after):
             if self._is_wanted(event):
-                await line.write(event_frame(event))
+                await line.write(self._frame(event))
 
     async def _send_comments(self, line: _Line) -> None:
         while True:

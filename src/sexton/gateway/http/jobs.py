@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, field_validator, model_validator
 from starlette.requests import Request
 
-from sexton.gateway.documents import JobDocument, NextDocument, RunDocument
+from sexton.gateway.documents import JobDocument, NextDocument, RunDocument, TimesDocument
 from sexton.gateway.http.audit import about
 from sexton.gateway.http.body import RequestBody, read_body, read_count
 from sexton.gateway.http.parts import Gateway
@@ -100,6 +100,14 @@ class JobRequest(RequestBody):
         return from_document(document | {"resources": resources, "origin": "runtime"})
 
 
+class NextRequest(RequestBody):
+    """A schedule that is only tried on."""
+
+    schedule: ScheduleRequest
+    timezone: str = "UTC"
+    count: int = Field(default=5, ge=1, le=MAX_NEXT)
+
+
 async def list_jobs(gateway: Gateway, _: Request) -> Sequence[JobDocument]:
     """Every job, by name."""
     return [job_document(status) for status in sorted(await gateway.scheduler.jobs(), key=lambda one: one.job.name)]
@@ -131,14 +139,14 @@ async def replace_job(gateway: Gateway, request: Request) -> JobDocument:
         raise bad_request(f"The body names the job {asked.name!r}, the path {request.path_params['job']!r}.")
     for status in await gateway.scheduler.jobs():
         if status.job.name == asked.name:
-            _refuse_configured(gateway, status.job)
+            refuse_configured(gateway, status.job)
     return await _put(gateway, asked)
 
 
 async def remove_job(gateway: Gateway, request: Request) -> JobDocument:
     """Remove a job that was added at run time; answers with what it was."""
     status = await _known_job(gateway, request)
-    _refuse_configured(gateway, status.job)
+    refuse_configured(gateway, status.job)
     await gateway.scheduler.remove_job(status.job.name)
     return job_document(status)
 
@@ -172,6 +180,15 @@ async def next_times(gateway: Gateway, request: Request) -> NextDocument:
     )
 
 
+async def try_schedule(gateway: Gateway, request: Request) -> TimesDocument:
+    """When a job with this schedule would start, without making one."""
+    asked = await read_body(request, NextRequest)
+    schedule = asked.schedule.model_dump(exclude_unset=True)
+    job = from_document({"name": "trial", "schedule": schedule, "timezone": asked.timezone})
+    times = await gateway.scheduler.next_times(job, asked.count)
+    return TimesDocument(times=[time.isoformat() for time in times])
+
+
 async def _known_job(gateway: Gateway, request: Request) -> JobStatus:
     name, jobs = request.path_params["job"], await gateway.scheduler.jobs()
     for status in jobs:
@@ -201,7 +218,8 @@ async def _check_tool(gateway: Gateway, action: CallAction) -> None:
         raise not_found(f"usable tool of server {server!r} named", action.tool, usable, listing=listing)
 
 
-def _refuse_configured(gateway: Gateway, job: Job) -> None:
+def refuse_configured(gateway: Gateway, job: Job) -> None:
+    """Raise `Problem` 409 for a job that stands in the config file: it is changed there."""
     if job.origin is Origin.CONFIG:
         place = gateway.config_path or "the config file"
         raise Problem(

@@ -18,6 +18,7 @@ from sexton.gateway.http.caller import Caller
 from sexton.gateway.http.limits import HttpLimits
 from sexton.gateway.http.logins import Logins
 from sexton.gateway.http.tokens import Tokens
+from sexton.gateway.memory_samples import MemorySamples
 from sexton.gateway.reap_documents import Sweep
 from sexton.gateway.record_documents import Record
 from sexton.journal import Journal
@@ -216,6 +217,8 @@ class Gateway:
     tokens: Tokens | None = None
     limits: HttpLimits = field(default_factory=HttpLimits)
     redactor: Redactor = field(default_factory=Redactor)
+    memory: MemorySamples = field(default_factory=MemorySamples)
+    """What the process trees used lately."""
     closing: anyio.Event = field(default_factory=anyio.Event)
     """Set when the server begins to close: streams without end stop."""
     cutting_off: anyio.Event = field(default_factory=anyio.Event)

@@ -7,9 +7,10 @@ from typing import Any
 
 from starlette.requests import Request
 
-from sexton.gateway.documents import ProcessesDocument, ReapDocument, TreeDocument
+from sexton.gateway.documents import MemoryDocument, ProcessesDocument, ReapDocument, TreeDocument
 from sexton.gateway.http.body import RequestBody, read_body
 from sexton.gateway.http.parts import Gateway, TreeStatus
+from sexton.gateway.memory_samples import MemorySeries
 from sexton.gateway.plain import plain
 from sexton.gateway.reap_documents import dry_run_document, reap_document
 from sexton.gateway.record_documents import orphan_document
@@ -25,6 +26,24 @@ class ReapRequest(RequestBody):
 async def list_processes(gateway: Gateway, _: Request) -> ProcessesDocument:
     """Every live tree of this gateway, and the boundary that holds them."""
     return ProcessesDocument(boundary=str(gateway.containment.boundary), trees=_tree_documents(gateway))
+
+
+async def list_memory(gateway: Gateway, request: Request) -> Sequence[MemoryDocument]:
+    """How much memory each tree used in the last hour, also of those that ended lately; query: `name`."""
+    name = request.query_params.get("name")
+    return [memory_document(series) for series in gateway.memory.all() if name in (None, series.name)]
+
+
+def memory_document(series: MemorySeries) -> MemoryDocument:
+    return MemoryDocument(
+        tree=series.tree,
+        name=series.name,
+        owner=series.owner,
+        leader_pid=series.leader_pid,
+        started_at=series.started_at.isoformat(),
+        ended_at=series.ended_at.isoformat() if series.ended_at else None,
+        samples=[(sample.at.isoformat(), sample.memory) for sample in series.samples],
+    )
 
 
 def _tree_documents(gateway: Gateway) -> Sequence[TreeDocument]:

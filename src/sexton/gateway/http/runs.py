@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from sexton.gateway.documents import LogLineDocument, RunDocument, RunRecordDocument, ToolCallDocument
-from sexton.gateway.http.body import read_count
+from sexton.gateway.documents import LogLineDocument, RunCountDocument, RunDocument, RunRecordDocument, ToolCallDocument
+from sexton.gateway.http.body import read_count, read_time
 from sexton.gateway.http.parts import Gateway
 from sexton.gateway.http.problem import bad_request, not_found
-from sexton.scheduler import Run, RunRecord, RunState, ToolCall, UnknownRun
+from sexton.scheduler import Run, RunCount, RunRecord, RunState, ToolCall, UnknownRun
 
 MAX_LISTED = 1000
 MAX_CALLS = 1000
 
 
 async def list_runs(gateway: Gateway, request: Request) -> Sequence[RunDocument]:
-    """The latest runs first; query: `job`, `state`, `limit` (default 50), `before` (the id to go on from)."""
+    """The latest runs first; query: `job`, `state`, `limit` (default 50), `before` (the id to go on from), `since`."""
     query = request.query_params
     if (job := query.get("job")) is not None:
         await _check_job(gateway, job)
@@ -28,8 +28,15 @@ async def list_runs(gateway: Gateway, request: Request) -> Sequence[RunDocument]
         _read_states(query.get("state")),
         limit=read_count(request, "limit", default=50, most=MAX_LISTED),
         before=query.get("before"),
+        since=read_time(request, "since"),
     )
     return [run_document(run) for run in runs]
+
+
+async def count_runs(gateway: Gateway, request: Request) -> Sequence[RunCountDocument]:
+    """How many runs are in which state, by job; query: `since` (ISO 8601, default a day ago)."""
+    since = read_time(request, "since") or gateway.clock.now() - timedelta(days=1)
+    return [count_document(count) for count in await gateway.scheduler.run_counts(since=since)]
 
 
 async def show_run(gateway: Gateway, request: Request) -> RunRecordDocument:
@@ -120,6 +127,10 @@ def run_document(run: Run) -> RunDocument:
         details=dict(run.details),
         node=run.node,
     )
+
+
+def count_document(count: RunCount) -> RunCountDocument:
+    return RunCountDocument(job=count.job, state=str(count.state), runs=count.runs, slots=count.slots)
 
 
 def record_document(record: RunRecord) -> RunRecordDocument:

@@ -1,0 +1,13 @@
+// The whole of the pages' behaviour.  A page is complete without it; with it, a page keeps itself up to date, and can act.
+import { hold, keepLive } from "./live.js";
+import { offerActions } from "./actions.js";
+import { offerForms } from "./forms.js";
+import { offerKeys } from "./keys.js";
+import { offerTheme, tellZone } from "./reader.js";
+
+tellZone();
+offerTheme();
+offerActions();
+offerForms();
+offerKeys({ hold });
+keepLive();
