@@ -7,7 +7,8 @@ helper      leaves a helper in its own process group that holds none of its pipe
 bystander   no server at all: writes the name of each signal that it gets to the file in $BENCH_LOG
 
 Tools: `echo` answers with its arguments, `hang` never answers. A `notifications/cancelled` is written to $BENCH_LOG.
-Everything ends by itself after LIFETIME seconds, so that a benchmark that is itself killed leaves nothing for long.
+Everything ends by itself after LIFETIME seconds (a bystander after BYSTANDER_LIFETIME), so that a benchmark that is
+itself killed leaves nothing for long.
 """
 
 import json
@@ -19,13 +20,14 @@ import time
 from typing import Any
 
 LIFETIME = 900
+BYSTANDER_LIFETIME = 6 * 3600  # the longest day of cron and more
 TOOLS = [{"name": name, "inputSchema": {"type": "object"}} for name in ("echo", "hang")]
 
 
 def main() -> None:
     """Take up the habit, then serve until end of file (or, if stubborn, for LIFETIME seconds)."""
     habit = sys.argv[1]
-    signal.alarm(LIFETIME)
+    signal.alarm(BYSTANDER_LIFETIME if habit == "bystander" else LIFETIME)
     if habit == "bystander":
         watch_signals()
     elif habit == "stubborn":

@@ -491,6 +491,30 @@ async def test_a_flood_of_notifications_does_not_stop_the_loop(containment: Cont
             assert await call(b, "echo", text=str(number)) == str(number)
 
 
+async def test_a_flood_that_never_ends_holds_up_no_holder_of_another_server(containment: Containment) -> None:
+    """Nobody waits for its end, since it has none: calls elsewhere are answered while it goes on, by the same loop."""
+    heard = 0
+
+    async def count(params: LoggingMessageNotificationParams) -> None:
+        nonlocal heard
+        heard += 1
+
+    async with (
+        raw_process(containment) as flooding,
+        raw_process(containment) as process,
+        flooding.connect("a", Callbacks(logging=count)) as a,
+        process.connect("b") as b,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(partial(call, a, "flood", lines=1 << 40))
+        await wait_until(lambda: heard > 0)
+        for number in range(5):
+            before = heard
+            assert await call(b, "echo", text=str(number)) == str(number)
+            await wait_until(lambda before=before: heard > before)  # type: ignore[misc]
+        tasks.cancel_scope.cancel()
+
+
 async def test_native_cancellation_of_opening_connecting_and_calling_leaves_nothing(containment: Containment) -> None:
     chance = random.Random(11)
 

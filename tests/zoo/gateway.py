@@ -4,17 +4,24 @@
 
 {"start": [SPEC, ...]} answers when all of them are ready; {"strike": TREE}, {"release": TREE}, {"kill": TREE},
 {"drop": TREE} (lose the handle) and {"trees": true} at once; {"storm": [SPEC, [SECONDS, ...]]} when all those trees are
-cancelled and gone; {"fork_worker": true} with the pid of a copy of this process.
+cancelled and gone; {"fork_worker": true} with the pid of a copy of this process, {"start_worker": METHOD} with that of
+one which multiprocessing made.  {"end": "os._exit"|"exec"|"segfault"|"abort"} has no answer.  BOUNDARY may be
+"strongest".
 At end of file it leaves its containment, and with that ends all its trees; with ZOO_ORDERLY in its environment at
 SIGTERM too.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
+import multiprocessing
 import os
+import resource
 import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +59,10 @@ class Gateway:
             return {"cancelled": await self._storm(*what)}
         elif verb == "fork_worker":
             return {"worker": _fork_worker()}
+        elif verb == "start_worker":
+            return {"worker": _start_worker(what)}
+        elif verb == "end":
+            _END[what]()
         return {"trees": {tree.id: [tree.state, tree.keeper_pid] for tree in self._containment.trees()}}
 
     async def _start(self, specs: list[dict[str, Any]]) -> dict[str, str]:
@@ -86,6 +97,26 @@ def _fork_worker() -> int:
     return pid
 
 
+def _start_worker(method: str) -> int:
+    """By multiprocessing, "fork" or "forkserver"."""
+    worker = multiprocessing.get_context(method).Process(target=time.sleep, args=(1_000,))  # type: ignore[attr-defined]
+    worker.start()
+    return int(worker.pid)
+
+
+def _crash() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.string_at(0)
+
+
+_END: dict[str, Callable[[], object]] = {
+    "os._exit": lambda: os._exit(3),
+    "exec": lambda: os.execv("/bin/sleep", ["sleep", "1000"]),
+    "segfault": _crash,
+    "abort": os.abort,
+}
+
+
 def _spec(raw: dict[str, Any]) -> ProcessSpec:
     return ProcessSpec(**raw | {"argv": tuple(raw["argv"]), "stop": StopTimes(**raw["stop"]), "env": dict(os.environ)})
 
@@ -95,7 +126,7 @@ def say(message: dict[str, Any]) -> None:
 
 
 async def main() -> None:
-    boundary = Boundary(sys.argv[2])
+    boundary = None if sys.argv[2] == "strongest" else Boundary(sys.argv[2])
     async with (
         Containment.open(Path(sys.argv[1]), boundary=boundary) as containment,
         anyio.create_task_group() as tasks,

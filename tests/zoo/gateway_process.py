@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+import termios
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,19 +30,26 @@ class GatewayProcess:
     def __init__(
         self,
         state_dir: Path,
-        boundary: Boundary,
+        boundary: Boundary | None,
         *,
         program: str = "zoo.gateway",
         env: Mapping[str, str] | None = None,
+        through: Sequence[str] = (),
+        terminal: int | None = None,
     ) -> None:
-        """`env` with ZOO_ORDERLY set has it leave its containment at SIGTERM, as a real gateway does."""
+        """`boundary` None is the strongest that works.
+
+        `env` with ZOO_ORDERLY set has it leave its containment at SIGTERM, as a real gateway does.  `through` is a
+        command that executes its arguments in other surroundings.  `terminal` is a descriptor of its terminal-to-be.
+        """
         self.state_dir = state_dir
         path = os.pathsep.join(str(_ROOT / part) for part in ("src", "tests"))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", program, str(state_dir), boundary],
+            [*through, sys.executable, "-m", program, str(state_dir), boundary or "strongest"],
             env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", **(env or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            preexec_fn=None if terminal is None else partial(_take_terminal, terminal),  # noqa: PLW1509 - no threads here
         )
         self._helpers: Identities = {}
         self._started: dict[str, str] = {}
@@ -78,6 +88,15 @@ class GatewayProcess:
         """End it by a signal that it does not handle."""
         os.kill(self.pid, number)
         self._process.wait(5)
+
+    def end(self, how: str) -> None:
+        """Have it end, or become another program, on the spot."""
+        self._helpers |= helpers_of(self.pid)
+        self._say({"end": how})
+
+    def wait_exit(self, seconds: float) -> None:
+        """Raises subprocess.TimeoutExpired when it still runs then."""
+        self._process.wait(seconds)
 
     def wait_dead(self) -> None:
         """Somebody else has killed it, or it ends by itself."""
@@ -143,6 +162,11 @@ class GatewayProcess:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _take_terminal(terminal: int) -> None:
+    os.setsid()
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
 
 def _as_json(trial: Trial, stop: StopTimes) -> dict[str, Any]:

@@ -39,9 +39,7 @@ class Instance:
                 f"Processes cannot be contained on {sys.platform}: that takes the Linux kernel.",
                 hint="on Windows run sexton in WSL2, elsewhere in a Linux virtual machine or container",
             )
-        gateway = identity.identify(os.getpid())
-        if gateway is None:
-            raise ContainmentError("This process is not in its own /proc.", hint="mount /proc for this PID namespace")
+        gateway = _who_am_i()
         name = secrets.token_hex(6)
         state_dir = state_dir.absolute()
         folder = Path(ledger.instance_folder(state_dir, name))
@@ -75,3 +73,17 @@ class Instance:
         for folder in (self.cid_folder, self.ledger_folder):
             with suppress(OSError):
                 folder.rmdir()
+
+
+def _who_am_i() -> ProcessIdentity:
+    """Raises ContainmentError where a process cannot be told from a later one with its pid."""
+    try:
+        gateway = identity.identify(os.getpid())
+    except OSError as error:
+        raise ContainmentError(
+            f"Processes cannot be contained here: the kernel refuses pidfd_open(2) ({error.strerror}).",
+            hint="use Linux 5.3 or newer, and allow that call where a container's seccomp profile forbids it",
+        ) from error
+    if gateway is None:
+        raise ContainmentError("This process is not in its own /proc.", hint="mount /proc for this PID namespace")
+    return gateway
