@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import sexton
-from sexton.cli import browser, calls, deliveries, jobs, processes, runs, servers, setup, tokens, up
+from sexton.cli import browser, calls, deliveries, jobs, mcp_stdio, processes, runs, servers, setup, tokens, up
 from sexton.cli.options import ConfigOption, DataOption, data_dir_of, remember
 from sexton.cli.output import tell_error
 from sexton.errors import SextonError, UsageError
@@ -32,6 +32,7 @@ browser.add_to(app)
 up.add_to(app)
 app.add_typer(servers.app, name="servers")
 calls.add_to(app)
+mcp_stdio.add_to(app)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(runs.app, name="runs")
 app.add_typer(deliveries.app, name="deliveries")
