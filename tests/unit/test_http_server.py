@@ -20,7 +20,7 @@ from gateway_bench import GatewayBench, gateway_bench
 from sexton.errors import SextonError
 from sexton.gateway import Address, read_address, write_address
 from sexton.gateway.http import load_token, serve_http
-from sexton.gateway.http.server import PATIENCE
+from sexton.gateway.http.server import PATIENCE, listen
 
 pytestmark = pytest.mark.anyio
 
@@ -63,6 +63,15 @@ async def test_an_address_that_a_crash_left_behind_is_known_for_what_it_is(tmp_p
     for junk in ("", "{", "[]", '{"url": 1}', '{"url": "x", "pid": "y"}'):
         (tmp_path / "gateway.json").write_text(junk)
         assert read_address(tmp_path) is None
+
+
+def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head() -> None:
+    """Head and body are sent one after the other; by Nagle's algorithm the second waited for 40 ms."""
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()) as client:
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert client.recv(1) == b""
 
 
 async def test_a_port_that_is_taken_is_told_and_nothing_is_left(bench: GatewayBench, tmp_path: Path) -> None:
