@@ -191,18 +191,25 @@ class LegacySession:
         task_status: anyio.abc.TaskStatus[MCPError | None],
     ) -> None:
         """Follow a resource; started with None once the server agreed, or with the reason why not."""
-        agreed = _Agreement(task_status)
+        told = False
+
+        def tell(outcome: MCPError | None = None) -> None:
+            nonlocal told
+            if not told:
+                told = True
+                task_status.started(outcome)
+
         try:
             with scope:
-                await follow_resource(holding, uri, self._tell_updated, task_status=agreed)
+                await follow_resource(holding, uri, self._tell_updated, on_agreed=tell)
         except MCPError as error:
-            agreed.refuse(error)
+            tell(error)
         except SextonError as error:
-            agreed.refuse(rpc_error(error))
+            tell(rpc_error(error))
         finally:
             if self._followed.get(uri) is scope:
                 del self._followed[uri]
-            agreed.refuse(MCPError(INTERNAL_ERROR, "the subscription was given up"))
+            tell(MCPError(INTERNAL_ERROR, "the subscription was given up"))
 
     def _tell_updated(self, uri: str) -> None:
         self.channel.push(notification("notifications/resources/updated", {"uri": uri}))
@@ -268,24 +275,3 @@ class _Question:
         if isinstance(error, Mapping) and isinstance(error.get("code"), int):
             raise MCPError(error["code"], str(error.get("message")), error.get("data"))
         raise MCPError(INTERNAL_ERROR, "the client's answer is none")
-
-
-@final
-class _Agreement(anyio.abc.TaskStatus[None]):
-    """Passes on the first word about a subscription, and no other."""
-
-    def __init__(self, told: anyio.abc.TaskStatus[MCPError | None]) -> None:
-        self._told = told
-        self._said = False
-
-    def started(self, value: None = None) -> None:
-        del value
-        self._say(None)
-
-    def refuse(self, error: MCPError) -> None:
-        self._say(error)
-
-    def _say(self, error: MCPError | None) -> None:
-        if not self._said:
-            self._said = True
-            self._told.started(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, final
 
 import anyio
+import anyio.abc
 from mcp import MCPError
 from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp_types import INVALID_PARAMS
@@ -25,6 +26,7 @@ _FLAGS: Final = {
     "resourcesListChanged": "notifications/resources/list_changed",
 }
 MAX_URIS: Final = 1000
+AGREEMENT_SECONDS: Final = 10.0
 _UPDATED: Final = "notifications/resources/updated"
 
 
@@ -80,7 +82,11 @@ class ListenStream:
 async def serve_listen(
     core: Core, call: ModernCall, reply: Reply, request_id: str | int, params: Params
 ) -> dict[str, Any]:
-    """Be the stream until the client goes (then this is cancelled) or the endpoint closes.  Raises MCPError."""
+    """Be the stream until the client goes (then this is cancelled) or the endpoint closes.  Raises MCPError.
+
+    The servers are asked before the stream is acknowledged, so that nothing is missed after that; a server that takes
+    longer than `AGREEMENT_SECONDS` is not waited for.
+    """
     wanted = params.get("notifications")
     if not isinstance(wanted, dict) or not _is_list_of_text(wanted.get("resourceSubscriptions") or []):
         raise MCPError(INVALID_PARAMS, "Invalid params: notifications must say what to listen to")
@@ -88,15 +94,10 @@ async def serve_listen(
     holdings: dict[str, Holding] = {}
     core.listeners.append(stream)
     try:
-        stream.acknowledge()
         async with anyio.create_task_group() as tasks:
-            for uri in stream.uris:
-                for server in (await core.offers.find_resource(call, uri))[:1]:
-                    if server not in holdings:
-                        holdings[server], _ = call.client.make_holding(
-                            server, call.view, call.client_info, {}, otherwise=stream
-                        )
-                    tasks.start_soon(keep_following, holdings[server], uri, stream.updated)
+            with anyio.move_on_after(AGREEMENT_SECONDS):
+                await _follow_all(core, call, stream, holdings, tasks)
+            stream.acknowledge()
             await core.closing.wait()
             tasks.cancel_scope.cancel()
     finally:
@@ -105,6 +106,44 @@ async def serve_listen(
             for holding in holdings.values():
                 await release_quietly(holding)
     return stream.result()
+
+
+async def _follow_all(
+    core: Core, call: ModernCall, stream: ListenStream, holdings: dict[str, Holding], tasks: anyio.abc.TaskGroup
+) -> None:
+    """Follow each resource in a task, and return when every server has agreed or refused."""
+    missing = len(stream.uris)
+    settled = anyio.Event()
+
+    async def follow(uri: str) -> None:
+        nonlocal missing
+        agreed = anyio.Event()
+
+        async def count() -> None:
+            nonlocal missing
+            await agreed.wait()
+            missing -= 1
+            if missing == 0:
+                settled.set()
+
+        async with anyio.create_task_group() as both:
+            both.start_soon(count)
+            await _follow(core, call, stream, holdings, uri, agreed)
+            agreed.set()
+
+    for uri in stream.uris:
+        tasks.start_soon(follow, uri)
+    if stream.uris:
+        await settled.wait()
+
+
+async def _follow(
+    core: Core, call: ModernCall, stream: ListenStream, holdings: dict[str, Holding], uri: str, agreed: anyio.Event
+) -> None:
+    for server in (await core.offers.find_resource(call, uri))[:1]:
+        if server not in holdings:
+            holdings[server], _ = call.client.make_holding(server, call.view, call.client_info, {}, otherwise=stream)
+        await keep_following(holdings[server], uri, stream.updated, agreed)
 
 
 def _is_list_of_text(value: object) -> bool:

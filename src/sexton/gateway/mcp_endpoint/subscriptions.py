@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 
 import anyio
-import anyio.abc
 import anyio.lowlevel
 from mcp import MCPError
 from mcp.client.subscriptions import ListenNotSupportedError, ResourceUpdated, SubscriptionLost, listen
@@ -25,9 +24,9 @@ async def follow_resource(
     uri: str,
     tell: Callable[[str], None],
     *,
-    task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    on_agreed: Callable[[], None],
 ) -> None:
-    """Call `tell` with the address of what changed, until cancelled; started once the server has agreed.
+    """Call `tell` with the address of what changed, until cancelled; `on_agreed` once the server has agreed.
 
     The server is held for as long.  When its process ends it is started again,
     and `tell` is called, since nobody knows what changed meanwhile.  An older
@@ -43,36 +42,34 @@ async def follow_resource(
                 tell(uri)
             try:
                 if lease.introduction.is_modern:
-                    await _follow_modern(lease, uri, tell, task_status)
+                    await _follow_modern(lease, uri, tell, on_agreed)
                 else:
-                    await _follow_legacy(lease, uri, task_status)
+                    await _follow_legacy(lease, uri, on_agreed)
             except SubscriptionLost:
                 await anyio.lowlevel.checkpoint()
-        again, task_status = True, anyio.TASK_STATUS_IGNORED
+        again = True
 
 
-async def keep_following(holding: Holding, uri: str, tell: Callable[[str], None]) -> None:
-    """As `follow_resource`, for a task that nobody waits for: a failure ends it and is logged."""
+async def keep_following(holding: Holding, uri: str, tell: Callable[[str], None], agreed: anyio.Event) -> None:
+    """As `follow_resource`, but a failure ends it and is logged; `agreed` is set once the server has agreed."""
     try:
-        await follow_resource(holding, uri, tell)
+        await follow_resource(holding, uri, tell, on_agreed=agreed.set)
     except (MCPError, SextonError, ListenNotSupportedError) as error:
         _log.info("no more news of %s of server %r: %s", uri, holding.server, error)
 
 
-async def _follow_modern(
-    lease: Lease, uri: str, tell: Callable[[str], None], task_status: anyio.abc.TaskStatus[None]
-) -> None:
+async def _follow_modern(lease: Lease, uri: str, tell: Callable[[str], None], on_agreed: Callable[[], None]) -> None:
     async with listen(lease.session, resource_subscriptions=[uri]) as changes:
-        task_status.started()
+        on_agreed()
         async for change in changes:
             if isinstance(change, ResourceUpdated):
                 tell(change.uri)
 
 
-async def _follow_legacy(lease: Lease, uri: str, task_status: anyio.abc.TaskStatus[None]) -> None:
+async def _follow_legacy(lease: Lease, uri: str, on_agreed: Callable[[], None]) -> None:
     await lease.forward("resources/subscribe", {"uri": uri})
     try:
-        task_status.started()
+        on_agreed()
         await lease.connection.server.ended.wait()
     finally:
         with anyio.move_on_after(_FAREWELL, shield=True):
