@@ -139,8 +139,8 @@ class FakePool:
             return FakeReport(server=server)
         return FakeReport(server=server, ok=False, tools=(), error="server 'notes' ended with status 1.", hint="look")
 
-    async def restart(self, server: str) -> None:
-        self.restarted.append(server)
+    async def restart(self, server: str, *, drain: float = 10.0) -> None:
+        self.restarted.append(server if drain else f"{server} at once")
 
 
 @dataclass

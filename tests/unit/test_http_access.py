@@ -93,7 +93,7 @@ async def browser(bench: GatewayBench, token: str = TOKEN) -> AsyncIterator[http
 
 
 def path_of(path: str) -> str:
-    return "/api/v1" + re.sub(r"\{\w+\}", "nothing", path)
+    return re.sub(r"\{\w+\}", "nothing", path)
 
 
 @pytest.mark.parametrize("token", list(May))
@@ -101,9 +101,9 @@ async def test_a_token_opens_the_routes_of_its_scopes_and_no_others(bench: Gatew
     held = scopes_up_to([May(token)])
     async with caller(bench, token) as client:
         for endpoint in ENDPOINTS:
-            if endpoint.path == "/events" or endpoint.scope in held:
+            if endpoint.path == "/events" or endpoint.scope is None or endpoint.scope in held:
                 continue
-            answer = await client.request(endpoint.method, path_of(endpoint.path), content=b"{}")
+            answer = await client.request(endpoint.method, path_of(endpoint.full_path), content=b"{}")
             assert answer.status_code == 403, endpoint
             assert answer.json()["type"] == "urn:sexton:problem:scope"
             assert answer.json()["needed"] == endpoint.scope

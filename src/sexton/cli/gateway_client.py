@@ -56,9 +56,16 @@ class GatewayClient:
         given = {key: value for key, value in query.items() if value is not None}
         return self._ask("GET", path, params=given, timeout=timeout)
 
-    def get_text(self, path: str) -> str:
+    def get_text(self, path: str, **query: str | int) -> str:
         with self._told():
-            return self._checked(self._http.get(path)).text
+            return self._checked(self._http.get(path, params=query)).text
+
+    def follow_text(self, path: str, **query: str | int) -> Iterator[str]:
+        """A text without an end, piece by piece as it comes."""
+        with self._told(), self._http.stream("GET", path, params=query, timeout=None) as answer:
+            if answer.is_error:
+                answer.read()
+            yield from self._checked(answer).iter_text()
 
     def post(
         self, path: str, body: Mapping[str, Any] | None = None, *, timeout: Any = httpx2.USE_CLIENT_DEFAULT

@@ -12,7 +12,7 @@ import typer
 from sexton.cli.connection import connect
 from sexton.cli.gateway_client import segment
 from sexton.cli.options import ConfigOption, DataOption, JsonOption, places_of, remember, wants_json
-from sexton.cli.output import print_json, print_table, say, styled_state
+from sexton.cli.output import print_json, print_table, printable, say, styled_state
 from sexton.errors import SextonError
 from sexton.gateway.documents import CheckDocument, ServerDocument, ToolDocument
 from sexton.gateway.figures import age, counted, duration, first_line, size
@@ -145,6 +145,48 @@ def restart(
     else:
         held = f"; held by {', '.join(RunNames().names(found['holders']))}" if found["holders"] else ""
         say(f"{name} is {found['state']}{held}.")
+
+
+@app.command()
+def stop(
+    context: typer.Context,
+    name: NameArgument,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End the processes of one server now.
+
+    Whoever uses it: their calls fail.  It starts again when it is next needed.
+    """
+    gateway = connect(context, config, data)
+    found: ServerDocument = gateway.post(f"servers/{segment(name)}/stop", timeout=None)
+    if wants_json(context, as_json):
+        print_json(found)
+    else:
+        say(f"{name} is {found['state']}.")
+
+
+@app.command()
+def log(
+    context: typer.Context,
+    name: NameArgument,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=10_000, help="How many of the last ones.")] = 200,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with those that come, until Ctrl-C.")] = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Show what one server wrote to its stderr.
+
+    Each line with its time.
+    """
+    gateway = connect(context, config, data)
+    path = f"servers/{segment(name)}/log"
+    if follow:
+        for text in gateway.follow_text(path, lines=lines, follow="true"):
+            typer.echo(printable(text).plain, nl=False)
+    else:
+        typer.echo(printable(gateway.get_text(path, lines=lines)).plain, nl=False)
 
 
 @app.command("import")

@@ -25,7 +25,7 @@ from sexton.database import Database
 from sexton.errors import SextonError
 from sexton.gateway.dashboard import create_pages
 from sexton.gateway.deliveries import Deliveries, Outbox, TargetConfig, make_target, queue_run
-from sexton.gateway.http import Gateway, Logins, Scope, Tokens, WayIn, serve_http
+from sexton.gateway.http import Gateway, Logins, Metrics, Scope, Tokens, WayIn, serve_http
 from sexton.gateway.mcp_endpoint import Endpoint
 from sexton.gateway.memory_samples import keep_sampling
 from sexton.journal import JSON, Journal
@@ -69,7 +69,9 @@ async def running_parts(
     anything is swept and proven gone.
     """
     node, redactor = socket.gethostname(), redactor or Redactor(settings.secrets)
+    metrics = Metrics()
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(running(partial(metrics.follow, journal)))
         containment = await stack.enter_async_context(Containment.open(data_dir))
         tell_recovery(containment, journal)
         stack.push_async_callback(_sweep_everything, containment)
@@ -91,6 +93,7 @@ async def running_parts(
             after_tick=lambda: sweep_orphans(containment, journal),
             node=node,
             redactor=redactor,
+            on_call=lambda call: metrics.observe_call(call.server, str(call.state), call.seconds),
         )
         await scheduler.replace_config_jobs(settings.jobs)
         chats = Chats(database, agent, clock=clock, journal=journal)
@@ -116,6 +119,7 @@ async def running_parts(
             keyring=tokens,
             tokens=tokens,
             redactor=redactor,
+            metrics=metrics,
         )
         endpoint = Endpoint(
             pool, settings.endpoint, clock=clock, closing=gateway.closing, cutting_off=gateway.cutting_off
@@ -232,6 +236,7 @@ async def sweep_orphans(containment: Containment, journal: Journal) -> None:
         journal.append(
             "containment.swept",
             subject="containment",
+            count=len(trees),
             what=f"The sweep found {len(trees)} process trees without an owner: "
             + ", ".join(f"{tree.name} ({tree.state})" for tree in trees),
         )

@@ -29,6 +29,22 @@ class StatusDocument(TypedDict):
     last_event: int
 
 
+class HealthDocument(TypedDict):
+    alive: bool
+
+
+class TroubleDocument(TypedDict):
+    """A part that does not work; `what` is null for a caller without a token."""
+
+    part: str
+    what: str | None
+
+
+class ReadinessDocument(TypedDict):
+    ready: bool
+    troubles: Sequence[TroubleDocument]
+
+
 class LoginLinkDocument(TypedDict):
     """`path` (behind the gateway's address) logs one browser in, once, within `seconds`."""
 

@@ -15,6 +15,7 @@ from sexton.gateway.http.endpoint import Endpoint, WayIn
 from sexton.gateway.http.limits import HttpLimits
 from sexton.gateway.http.login import login_path
 from sexton.gateway.http.logins import Logins
+from sexton.gateway.http.metrics import Metrics
 from sexton.gateway.http.parts import Gateway
 from sexton.gateway.http.server import serve_http
 from sexton.gateway.http.tokens import Tokens
@@ -27,6 +28,7 @@ __all__ = [
     "Gateway",
     "HttpLimits",
     "Logins",
+    "Metrics",
     "Scope",
     "Tokens",
     "WayIn",

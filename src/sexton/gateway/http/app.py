@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,14 +15,19 @@ from starlette.types import ASGIApp
 
 from sexton.errors import SextonError
 from sexton.gateway.deliveries import DeliveryState
+from sexton.gateway.documents import LoginLinkDocument, NewTokenDocument, ReadinessDocument
 from sexton.gateway.http import (
     calls,
     deliveries,
     event_stream,
+    health,
     jobs,
     login,
+    metrics_route,
+    openapi,
     processes,
     runs,
+    server_log,
     servers,
     status,
     token_routes,
@@ -38,7 +43,6 @@ from sexton.gateway.http.parts import Gateway
 from sexton.gateway.http.problem import answer_defect, answer_http_exception, answer_sexton_error, problem_of
 from sexton.scheduler import RunState
 
-PREFIX = "/api/v1"
 _TIME = {"type": "string", "format": "date-time"}
 _ID = {"type": "integer", "minimum": 1}
 
@@ -54,12 +58,37 @@ def _count(name: str, about: str, *, default: int, most: int) -> Query:
 
 
 def _post(
-    path: str, handler: Handler, body: type[RequestBody] | None = None, *, scope: Scope, code: int = 200
+    path: str,
+    handler: Handler,
+    body: type[RequestBody] | None = None,
+    *,
+    scope: Scope,
+    code: int = 200,
+    answer: Any = None,
 ) -> Endpoint:
-    return Endpoint(method="POST", path=path, handler=handler, scope=scope, body=body, code=code)
+    return Endpoint(method="POST", path=path, handler=handler, scope=scope, body=body, code=code, answer=answer)
 
 
 ENDPOINTS = (
+    Endpoint(method="GET", path="/healthz", handler=health.show_health, scope=None, at_root=True),
+    Endpoint(
+        method="GET",
+        path="/readyz",
+        handler=health.show_readiness,
+        scope=None,
+        at_root=True,
+        answer=ReadinessDocument,
+        other_codes=(503,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/metrics",
+        handler=metrics_route.show_metrics,
+        scope=Scope.READ,
+        at_root=True,
+        media="text/plain",
+    ),
+    _get("/openapi.json", openapi.show_openapi),
     _get("/status", status.show_status),
     _get(
         "/events",
@@ -89,8 +118,16 @@ ENDPOINTS = (
     ),
     _get("/servers", servers.list_servers),
     _get("/servers/{server}/tools", servers.list_tools),
+    _get(
+        "/servers/{server}/log",
+        server_log.show_server_log,
+        _count("lines", "how many of the last lines", default=200, most=server_log.MAX_LINES),
+        Query(name="follow", about="go on with the lines that come", shape={"type": "boolean", "default": False}),
+        media="text/plain",
+    ),
     _post("/servers/{server}/check", servers.check_server, scope=Scope.RUN),
     _post("/servers/{server}/restart", servers.restart_server, scope=Scope.ADMIN),
+    _post("/servers/{server}/stop", servers.stop_server, scope=Scope.ADMIN),
     _post("/calls", calls.call_tool, calls.CallRequest, scope=Scope.RUN),
     _get("/jobs", jobs.list_jobs),
     _post("/jobs", jobs.add_job, jobs.JobRequest, scope=Scope.ADMIN, code=201),
@@ -146,9 +183,16 @@ ENDPOINTS = (
     _post("/reap", processes.reap, processes.ReapRequest, scope=Scope.ADMIN),
     _get("/doctor", processes.doctor),
     Endpoint(method="GET", path="/tokens", handler=token_routes.list_tokens, scope=Scope.ADMIN),
-    _post("/tokens", token_routes.create_token, token_routes.TokenRequest, scope=Scope.ADMIN, code=201),
+    _post(
+        "/tokens",
+        token_routes.create_token,
+        token_routes.TokenRequest,
+        scope=Scope.ADMIN,
+        code=201,
+        answer=NewTokenDocument,
+    ),
     Endpoint(method="DELETE", path="/tokens/{token}", handler=token_routes.revoke_token, scope=Scope.ADMIN),
-    _post("/login-links", login.make_login_link, login.NoOptions, scope=Scope.READ, code=201),
+    _post("/login-links", login.make_login_link, login.NoOptions, scope=Scope.READ, code=201, answer=LoginLinkDocument),
     _post("/logout", login.log_out, scope=Scope.READ, code=204),
 )
 
@@ -180,6 +224,7 @@ def create_app(
         },
     )
     app.state.redactor = gateway.redactor
+    app.state.endpoints = (*ENDPOINTS, *endpoints)
     # Around Starlette and not within: its own outermost layer answers defects, and those answers pass here too.
     guard = Guard(
         app,
@@ -195,14 +240,39 @@ def create_app(
 
 def _route(gateway: Gateway, endpoint: Endpoint) -> Route:
     async def answer(request: Request) -> Response:
-        require_scope(caller_of(request), endpoint.scope)
+        if endpoint.scope is not None:
+            require_scope(caller_of(request), endpoint.scope)
         answer = await endpoint.handler(gateway, request)
         if isinstance(answer, Response):
             return answer
         return json_response(answer, status=endpoint.code, redactor=gateway.redactor)
 
     handler = answer if endpoint.method == "GET" else _audited(gateway, endpoint, answer)
-    return Route(PREFIX + endpoint.path, handler, methods=[endpoint.method], name=endpoint.handler.__name__)
+    return Route(
+        endpoint.full_path,
+        _measured(gateway, endpoint, handler),
+        methods=[endpoint.method],
+        name=endpoint.handler.__name__,
+    )
+
+
+def _measured(gateway: Gateway, endpoint: Endpoint, answer: Answer) -> Answer:
+    """The same, with its time and how it ended among the figures; a stream has no time."""
+    route = endpoint.handler.__name__
+
+    async def answer_and_measure(request: Request) -> Response:
+        began, status = gateway.clock.monotonic(), int(HTTPStatus.INTERNAL_SERVER_ERROR)
+        try:
+            response = await answer(request)
+            status = response.status_code
+        except SextonError as error:
+            status = problem_of(error).status
+            raise
+        finally:
+            gateway.metrics.observe_request(route, status, gateway.clock.monotonic() - began)
+        return response
+
+    return answer_and_measure
 
 
 def _audited(gateway: Gateway, endpoint: Endpoint, answer: Answer) -> Answer:

@@ -13,6 +13,7 @@ from sexton.gateway.http.body import RequestBody
 from sexton.gateway.http.caller import Scope
 from sexton.gateway.http.parts import Gateway
 
+PREFIX = "/api/v1"
 Handler: TypeAlias = Callable[[Gateway, Request], Awaitable[Any]]
 
 
@@ -27,19 +28,28 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One route under `/api/v1`: `handler` answers with a document (then `code` is the status) or a whole response.
+    """One route: `handler` answers with a document (then `code` is the status) or a whole response.
 
-    `scope` is what a caller needs; `query` what it may add to the path; `media` what a whole response is.
+    `scope` is what a caller needs, None: not even a token; `query` what it may add to the path; `media` what a whole
+    response is, and `answer` the document in it; `other_codes` have the same form as `code`.  `path` is below `PREFIX`,
+    or, with `at_root`, the whole path.
     """
 
     method: str
     path: str
     handler: Handler
-    scope: Scope
+    scope: Scope | None
     body: type[RequestBody] | None = None
     code: int = 200
     query: tuple[Query, ...] = ()
     media: str = "application/json"
+    answer: Any = None
+    other_codes: tuple[int, ...] = ()
+    at_root: bool = False
+
+    @property
+    def full_path(self) -> str:
+        return self.path if self.at_root else PREFIX + self.path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

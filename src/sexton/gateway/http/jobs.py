@@ -159,6 +159,7 @@ async def pause_job(gateway: Gateway, request: Request) -> JobDocument:
 
 
 async def resume_job(gateway: Gateway, request: Request) -> JobDocument:
+    """Let the job start again at its times; the slots that passed are recorded as skipped."""
     name = (await _known_job(gateway, request)).job.name
     await gateway.scheduler.resume(name)
     return job_document(await _known_job(gateway, request))

@@ -17,6 +17,7 @@ from sexton.gateway.deliveries import Deliveries
 from sexton.gateway.http.caller import Caller
 from sexton.gateway.http.limits import HttpLimits
 from sexton.gateway.http.logins import Logins
+from sexton.gateway.http.metrics import Metrics
 from sexton.gateway.http.tokens import Tokens
 from sexton.gateway.memory_samples import MemorySamples
 from sexton.gateway.reap_documents import Sweep
@@ -187,7 +188,7 @@ class Pool(Protocol):
     async def tools(self, server: str) -> Sequence[Tool]: ...
     def known_tools(self, server: str) -> Sequence[Tool] | None: ...
     async def check(self, server: str) -> CheckReport: ...
-    async def restart(self, server: str) -> object: ...
+    async def restart(self, server: str, *, drain: float = ...) -> object: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +220,7 @@ class Gateway:
     redactor: Redactor = field(default_factory=Redactor)
     memory: MemorySamples = field(default_factory=MemorySamples)
     """What the process trees used lately."""
+    metrics: Metrics = field(default_factory=Metrics)
     closing: anyio.Event = field(default_factory=anyio.Event)
     """Set when the server begins to close: streams without end stop."""
     cutting_off: anyio.Event = field(default_factory=anyio.Event)

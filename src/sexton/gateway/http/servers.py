@@ -36,6 +36,13 @@ async def restart_server(gateway: Gateway, request: Request) -> ServerDocument:
     return next(server_document(status) for status in gateway.pool.status() if status.name == name)
 
 
+async def stop_server(gateway: Gateway, request: Request) -> ServerDocument:
+    """End the server's processes now, whoever uses them; it starts again when it is next needed."""
+    name = known_server(gateway, request.path_params["server"])
+    await gateway.pool.restart(name, drain=0.0)
+    return next(server_document(status) for status in gateway.pool.status() if status.name == name)
+
+
 def known_server(gateway: Gateway, name: str) -> str:
     """The name, if there is such a server.  Raises `Problem` 404 with the nearest one."""
     known = [status.name for status in gateway.pool.status()]
