@@ -9,7 +9,7 @@ SERVERS_STAMP := $(SERVERS)/.installed
 CONFORMANCE := .conformance
 CONFORMANCE_STAMP := $(CONFORMANCE)/.installed
 
-.PHONY: up test conformance soak check bench format pins changelog clean
+.PHONY: up test conformance soak mutants check bench format pins changelog clean
 
 up: $(STAMP) $(SERVERS_STAMP)  ## run the gateway on the starter configuration
 	@exec $(BIN)/sexton up --config $(STARTER)/sexton.toml --data .sexton
@@ -25,6 +25,9 @@ conformance: $(STAMP) $(CONFORMANCE_STAMP)  ## the official MCP suite, against a
 HOURS ?= 1
 soak: $(STAMP)  ## faults every second for HOURS=1 (or SECONDS=60), with a line of progress and a table at the end
 	SEXTON_SOAK_SECONDS=$(or $(SECONDS),$(shell awk 'BEGIN { print $(HOURS) * 3600 }')) $(BIN)/python -m pytest -s tests/soak/test_soak.py $(PYTEST_ARGS)
+
+mutants: $(STAMP)  ## take out one mechanism after the other: a test has to notice each (some minutes); ONLY="P3 warden" for some
+	$(BIN)/python tests/mutants.py $(ONLY)
 
 check: $(STAMP)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .

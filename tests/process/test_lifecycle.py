@@ -1,4 +1,7 @@
-"""However a gateway, a thread or a loop of it ends or is misused, its trees end with their handles, and nobody else."""
+"""However a gateway, a thread or a loop of it ends or is misused, its trees end with their handles, and nobody else.
+
+`mutants.py` names the mutants that are seen to fail here (P2, P5).
+"""
 
 from __future__ import annotations
 

@@ -34,9 +34,8 @@ from zoo.gateway_process import GatewayProcess
 from zoo.oracles import PYTHON, ZOO, Bystanders, describe, helpers_of, wait_none_of, wait_until
 from zoo.trial import CHEAP, COSTLY, Trial, trials, wait_ready
 
-pytestmark = pytest.mark.anyio
-
 IS_FULL = "SEXTON_FULL" in os.environ
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900 if IS_FULL else 120)]
 PROMISED = 20.0 if IS_FULL else 2.0
 """Seconds within which nothing is left when one of our processes is killed (P7); crowds take longer to die."""
 MOST_POINTS = 60

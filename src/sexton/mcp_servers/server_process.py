@@ -18,6 +18,7 @@ from typing import Any, Final, NoReturn, final
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import anyio.to_thread
 from mcp import MCPError
 from mcp_types import (
@@ -67,6 +68,9 @@ _EXIT_AFTER_EOF_TIMEOUT: Final = 0.5
 _PARALLEL_BIG_LINES: Final = 2
 _JUNK_SHOWN: Final = 5
 _JUNK_QUOTED: Final = 200
+
+_LINES_AT_ONCE: Final = 32
+"""After so many lines everybody else has a turn: one read of a flood is a thousand short messages."""
 
 _NOBODY = Callbacks()
 
@@ -321,11 +325,13 @@ class ServerProcess:
     async def _read(self) -> None:
         try:
             while True:
-                for line in await self._transport.receive_lines():
+                for number, line in enumerate(await self._transport.receive_lines(), 1):
                     if len(line) > BIG_LINE:
                         await self._start_big_line(line)
                     else:
                         self._take_line(line)
+                    if number % _LINES_AT_ONCE == 0:
+                        await anyio.lowlevel.checkpoint()
         except anyio.EndOfStream:
             self._end_of_output.set()
             with anyio.move_on_after(_EXIT_AFTER_EOF_TIMEOUT):
