@@ -36,8 +36,9 @@ def spawn_failed(spec: ProcessSpec, failure: LaunchFailure | None, *, had_keeper
     program = spec.argv[0]
     if failure is None and not had_keeper:
         return SpawnFailed(
-            f"{spec.name!r} was not started: the warden died when it was asked; nothing of it ran.",
-            hint="try again: there is a new warden then",
+            f"{spec.name!r} was not started: the warden died when it was asked, or has no free descriptor;"
+            " nothing of it ran.",
+            hint="try again: there is a new warden then; if it stays, raise the limit of open files (ulimit -n)",
         )
     if failure is None:
         return SpawnFailed(f"{spec.name!r} was ended before {program!r} ran.")

@@ -24,6 +24,7 @@ from sexton.containment.ledger import Stuck
 from sexton.containment.order import Descriptors, Order
 from sexton.containment.poller import Poller
 from sexton.containment.record_book import RecordBook, first_record
+from sexton.containment.reserve import is_shortage
 from sexton.containment.stderr_drain import StderrDrain
 from sexton.containment.stop_ladder import Event, Ladder, Step
 from sexton.containment.subreaper_boundary import Descent, has_no_children
@@ -76,7 +77,7 @@ class Keeper:
         self._start()
         while self._ladder.step is not Step.GONE:
             self._poller.wait(self._patience())
-            self._advance()
+            self._advance_if_possible()
         self._leave()
 
     def _watch(self) -> None:
@@ -168,6 +169,14 @@ class Keeper:
         self._book.enter(deadline=time.time() + ttl)
 
     # What follows from it
+
+    def _advance_if_possible(self) -> None:
+        try:
+            self._advance()
+        except OSError as error:
+            if not is_shortage(error):
+                raise
+            time.sleep(_LOOK_EVERY)  # the whole system is out of descriptors, or of memory; nothing is proven meanwhile
 
     def _advance(self) -> None:
         now = time.monotonic()

@@ -10,6 +10,7 @@ A record never authorises a signal to a bare pid (see `identity`).  Standard lib
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -151,9 +152,11 @@ def write(folder: str, record: Record) -> None:
     content = json.dumps(fields_of, default=asdict).encode("ascii")  # asdict of the whole would copy all of it
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(descriptor, content)
+        written = os.write(descriptor, content)
     finally:
         os.close(descriptor)
+    if written < len(content):  # the disk got full in the middle of it
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), draft)
     os.rename(draft, path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -65,7 +66,8 @@ class RecordBook:
     def _complain(self, error: OSError) -> None:
         if not self._is_broken:
             self._is_broken = True
-            sys.stderr.write(f"keeper of {self.record.tree}: the ledger cannot be written: {error}\n")
+            with suppress(OSError):  # our stderr is a file on the same disk
+                sys.stderr.write(f"keeper of {self.record.tree}: the ledger cannot be written: {error}\n")
 
 
 def first_record(order: Order, warden: ProcessIdentity) -> Record:

@@ -25,6 +25,7 @@ from sexton.containment.keeper import Custody, Keeper
 from sexton.containment.ledger import LedgerError
 from sexton.containment.order import Descriptors, KillKeeper, Order, OrderLost
 from sexton.containment.poller import Poller
+from sexton.containment.reserve import Reserve, is_shortage
 from sexton.containment.subreaper_boundary import Descent, has_no_children
 from sexton.containment.tree_state import EndReason, TreeState
 
@@ -56,6 +57,7 @@ class Warden:
             gateway_pidfd=gateway,
             open_files=_raise_open_files(),
         )
+        self._reserve = Reserve()
         self._keepers: dict[int, _Kept] = {}
         self._orphaned: list[_Kept] = []
         """Trees whose keeper died, until nothing is left of them."""
@@ -73,7 +75,7 @@ class Warden:
         while not self._is_over():
             self._poller.wait(self._sweep_in)
             self._look_after_keepers()
-            self._sweep()
+            self._sweep_whatever_is_left()
         self._leave()
 
     def _hear_gateway(self) -> None:
@@ -144,6 +146,24 @@ class Warden:
         kept.stuck_at = time.monotonic() + kept.order.stop.stuck_after
         self._orphaned.append(kept)
         lifeline.report(kept.lifeline, "ended", reason=EndReason.KEEPER_DIED, returncode=None, signal=None)
+
+    def _sweep_whatever_is_left(self) -> None:
+        """Also without a free descriptor: a warden that ends would take all trees with it."""
+        try:
+            self._sweep()
+        except OSError as error:
+            if not is_shortage(error):
+                raise
+            with self._reserve.spent():
+                self._sweep_at_need()
+
+    def _sweep_at_need(self) -> None:
+        try:
+            self._sweep()
+        except OSError as error:
+            if not is_shortage(error):
+                raise
+            self._sweep_in = _SWEEP_AT_LEAST_EVERY  # nothing is proven until we can look
 
     def _sweep(self) -> None:
         """Kill what no keeper keeps, until the kernel says that nothing of it is left."""
