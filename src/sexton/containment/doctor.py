@@ -14,14 +14,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import anyio.to_thread
-
 from sexton.containment import recovery
 from sexton.containment.containment import Containment
 from sexton.containment.containment_errors import ContainmentError
 from sexton.containment.host_facts import HostFacts, find_host_facts
 from sexton.containment.self_test import Trial, try_boundary
 from sexton.containment.tree_state import Boundary, TreeState
+from sexton.threads import in_thread
 
 THE_HOLE = (
     "simultaneous SIGKILL of gateway+warden+keeper, no systemd, no cgroup, no PID namespace, "
@@ -97,7 +96,7 @@ async def examine(state_dir: str | os.PathLike[str]) -> DoctorReport:
     Works with and without a running gateway; it holds its trials in a folder of its own.
     """
     gateway = _gateway_of(state_dir)
-    facts = await anyio.to_thread.run_sync(find_host_facts, gateway)
+    facts = await in_thread(lambda: find_host_facts(gateway))
     trials = [await _try(boundary) for boundary in (Boundary.CGROUP, Boundary.SUBREAPER)]
     return judge(facts, trials, _read_ledger(state_dir))
 

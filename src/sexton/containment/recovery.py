@@ -26,14 +26,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import anyio.to_thread
-
 from sexton.containment import external, identity, ledger
 from sexton.containment.cgroup_boundary import Leaf
 from sexton.containment.identity import ProcessIdentity
 from sexton.containment.ledger import CgroupLeaf, Record, Stuck
 from sexton.containment.remains import Remains, Search
 from sexton.containment.tree_state import TreeState
+from sexton.threads import in_thread
 
 HELPERS_MAY_TAKE = 3.0
 """Seconds in which a keeper or warden whose gateway is dead has ended its trees: both graces, and the killing."""
@@ -123,7 +122,7 @@ async def recover(state_dir: str | os.PathLike[str], *, own_instance: str | None
     Raises:
         OSError: the ledger's folder cannot be read.
     """
-    return await anyio.to_thread.run_sync(_recover, state_dir, own_instance)
+    return await in_thread(lambda: _recover(state_dir, own_instance))
 
 
 def list_orphans(state_dir: str | os.PathLike[str], *, own_instance: str | None = None) -> tuple[Record, ...]:

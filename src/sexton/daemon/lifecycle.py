@@ -21,7 +21,6 @@ from typing import final
 
 import anyio
 import anyio.abc
-import anyio.to_thread
 
 import sexton
 from sexton.clock import Clock, SystemClock
@@ -40,6 +39,7 @@ from sexton.errors import SextonError
 from sexton.gateway.http import OWNER, login_path
 from sexton.journal import JSON, Event, Journal
 from sexton.redaction import Redactor
+from sexton.threads import in_thread
 
 
 async def serve(
@@ -218,7 +218,7 @@ class _Lifecycle:
     async def _reload(self, parts: Parts, *, was_asked: bool) -> None:
         path = self._settings.path
         try:
-            fresh = await anyio.to_thread.run_sync(lambda: load_settings(path, started_at=self._started_at))
+            fresh = await in_thread(lambda: load_settings(path, started_at=self._started_at))
         except SettingsError as broken:
             self._tell_settings("broken", what=f"{path.name} was changed and cannot be used; nothing was changed here.")
             for problem in broken.problems:

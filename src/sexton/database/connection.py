@@ -5,22 +5,25 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
 import anyio
-import anyio.to_thread
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from sexton.database.failures import DatabaseError, Failure, explain, failure_of
+from sexton.database.failures import DatabaseError, Failure, explain, failure_of, failure_to_write
 from sexton.database.schema import migrate
+from sexton.threads import in_thread
 
 T = TypeVar("T")
 BUSY_TIMEOUT = 5.0
+_UNREADABLE = (ValueError, KeyError, TypeError, OverflowError)
+"""What a row raises that is read and holds what nobody wrote."""
+_PROBE_SIZE = 64 * 1024
 
 
 class Offload(Protocol):
@@ -31,7 +34,7 @@ class Offload(Protocol):
 
 async def in_worker_thread(work: Callable[[], T], *, lane: anyio.CapacityLimiter) -> T:
     """One thread at a time per lane.  A cancelled caller waits for the end of its transaction, which is never torn."""
-    return await anyio.to_thread.run_sync(work, limiter=lane)
+    return await in_thread(work, limiter=lane)
 
 
 class Database:
@@ -83,6 +86,8 @@ class Database:
                     return work(connection)
         except DBAPIError as error:
             raise self._explain(error.orig) from error
+        except _UNREADABLE as error:
+            raise explain(Failure.UNREADABLE, self.where, error) from error
         except sqlite3.Error as error:  # From `_prepare`: SQLAlchemy wraps what its own statements raise only.
             raise self._explain(error) from error
 
@@ -90,6 +95,8 @@ class Database:
         failure = failure_of(cause)
         if failure is Failure.CANNOT_OPEN and _is_read_only(Path(self.where)):
             failure = Failure.READ_ONLY  # What cannot be opened then is the WAL beside it.
+        if failure is Failure.INPUT_OUTPUT:
+            failure = failure_to_write(_try_to_write(Path(self.where)))
         return explain(failure, self.where, cause)
 
 
@@ -125,6 +132,24 @@ def _create_private(path: Path) -> None:
         return
     except OSError as error:
         raise _cannot_open(path, error) from error
+
+
+def _try_to_write(path: Path) -> int | None:
+    """The errno of a write where the database is, which SQLite does not tell; None if there is nothing wrong (now)."""
+    probe = path.with_name(f"{path.name}-probe")
+    try:
+        for written in (path, path.with_name(f"{path.name}-wal")):
+            os.close(os.open(written, os.O_RDWR | os.O_CLOEXEC))
+        with probe.open("wb") as file:
+            file.write(bytes(_PROBE_SIZE))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.errno
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return None
 
 
 def _is_read_only(path: Path) -> bool:

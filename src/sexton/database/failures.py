@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import errno
 import sqlite3
 
 from sexton.errors import SextonError
@@ -12,8 +13,12 @@ class Failure(enum.StrEnum):
     LOCKED = "locked"
     READ_ONLY = "read-only"
     CORRUPT = "corrupt"
+    UNREADABLE = "unreadable"
+    """SQLite finds no fault with it, and yet a row holds what nobody wrote."""
     FULL = "full"
     CANNOT_OPEN = "cannot open"
+    INPUT_OUTPUT = "input/output"
+    """The disk refused, and SQLite does not tell why (no room, over quota, read-only, broken)."""
     NEWER_SCHEMA = "newer schema"
     OTHER = "other"
 
@@ -27,7 +32,14 @@ class DatabaseError(SextonError):
 
     @property
     def passing(self) -> bool:
-        return self.failure in {Failure.LOCKED, Failure.FULL, Failure.READ_ONLY, Failure.OTHER}
+        return self.failure in {
+            Failure.LOCKED,
+            Failure.UNREADABLE,
+            Failure.FULL,
+            Failure.READ_ONLY,
+            Failure.INPUT_OUTPUT,
+            Failure.OTHER,
+        }
 
 
 _WORDS: dict[Failure, tuple[str, str]] = {
@@ -46,6 +58,10 @@ _WORDS: dict[Failure, tuple[str, str]] = {
             "does not (`sqlite3 '{where}' .recover` may save it)"
         ),
     ),
+    Failure.UNREADABLE: (
+        "The database {where} holds something that cannot be read.",
+        "if it was edited by hand, put it back; else it is damaged: stop the gateway, move the file aside, start again",
+    ),
     Failure.FULL: (
         "The disk that holds the database {where} is full.",
         "free space there; what waits to be written is tried again by itself",
@@ -54,11 +70,15 @@ _WORDS: dict[Failure, tuple[str, str]] = {
         "The database {where} cannot be opened.",
         "check that its folder exists and that this user may write there, or choose another folder with --data",
     ),
+    Failure.INPUT_OUTPUT: (
+        "The disk that holds the database {where} does not take what is written.",
+        "look at the disk and at its quota (dmesg, df, quota); what waits to be written is tried again by itself",
+    ),
     Failure.OTHER: ("The database {where} failed.", "try again; if it stays, report it with this text"),
 }
 
-# The low byte of SQLite's extended result codes, https://www.sqlite.org/rescode.html.  A write past a file size limit
-# or a quota is reported as an input/output error, so that one is told apart by its extended code.
+# The low byte of SQLite's extended result codes, https://www.sqlite.org/rescode.html.  Of writes that are refused it
+# tells only a full disk; quota, limits, a read-only disk and a broken one are all input/output errors.
 _BY_CODE = {
     sqlite3.SQLITE_BUSY: Failure.LOCKED,
     sqlite3.SQLITE_LOCKED: Failure.LOCKED,
@@ -69,12 +89,20 @@ _BY_CODE = {
     sqlite3.SQLITE_FULL: Failure.FULL,
     sqlite3.SQLITE_CANTOPEN: Failure.CANNOT_OPEN,
 }
-_NO_ROOM = {
+_NOT_WRITTEN = {
     sqlite3.SQLITE_IOERR_WRITE,
     sqlite3.SQLITE_IOERR_FSYNC,
     sqlite3.SQLITE_IOERR_TRUNCATE,
     sqlite3.SQLITE_IOERR_SHMSIZE,
     sqlite3.SQLITE_IOERR_SHMMAP,
+}
+_BY_ERRNO = {
+    errno.ENOSPC: Failure.FULL,
+    errno.EDQUOT: Failure.FULL,
+    errno.EFBIG: Failure.FULL,
+    errno.EROFS: Failure.READ_ONLY,
+    errno.EPERM: Failure.READ_ONLY,
+    errno.EACCES: Failure.READ_ONLY,
 }
 
 
@@ -83,12 +111,18 @@ def failure_of(error: BaseException | None) -> Failure:
     code = getattr(error, "sqlite_errorcode", None)
     if not isinstance(code, int):
         return Failure.OTHER
-    return Failure.FULL if code in _NO_ROOM else _BY_CODE.get(code & 0xFF, Failure.OTHER)
+    return Failure.INPUT_OUTPUT if code in _NOT_WRITTEN else _BY_CODE.get(code & 0xFF, Failure.OTHER)
+
+
+def failure_to_write(number: int | None) -> Failure:
+    """Which failure the errno of a refused write stands for."""
+    return _BY_ERRNO.get(number or 0, Failure.INPUT_OUTPUT)
 
 
 def explain(failure: Failure, where: str, cause: BaseException | None) -> DatabaseError:
     what, hint = _WORDS[failure]
-    told = f" SQLite says: {cause}." if cause else ""
+    speaker = "SQLite says" if isinstance(cause, sqlite3.Error) else "It raised"
+    told = f" {speaker}: {cause}." if cause else ""
     return DatabaseError(failure, what.format(where=where) + told, hint=hint.format(where=where))
 
 

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, final
 
 import anyio
-import anyio.to_thread
 from jsonschema import SchemaError, exceptions  # type: ignore[import-untyped]
 from jsonschema.validators import validator_for  # type: ignore[import-untyped]
 from mcp import MCPError
@@ -18,6 +17,7 @@ from referencing.exceptions import Unresolvable
 from sexton.errors import SextonError
 from sexton.mcp_servers.big_result import is_big
 from sexton.mcp_servers.server_errors import InvalidToolResult
+from sexton.threads import in_thread
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator  # type: ignore[import-untyped]
@@ -68,7 +68,7 @@ class OutputSchemas:
             raise self._invalid(tool, "it declares an output schema but returned no structured content")
         validator, content = self._validator(tool, schema), result.structured_content
         if is_big(content):  # the validator is Python, so that other threads get their turn
-            await anyio.to_thread.run_sync(self._check_content, tool, validator, content, abandon_on_cancel=True)
+            await in_thread(lambda: self._check_content(tool, validator, content), abandon_on_cancel=True)
         else:
             self._check_content(tool, validator, content)
 

@@ -17,7 +17,6 @@ from typing import Any, Final, final
 
 import anyio
 import anyio.abc
-import anyio.to_thread
 from mcp import MCPError
 from mcp_types import Tool
 
@@ -36,6 +35,7 @@ from sexton.mcp_servers.pool_errors import unknown_server
 from sexton.mcp_servers.running_server import OpenServer, RunningServer
 from sexton.mcp_servers.server_config import HttpServer, ServerConfig, ToolFilter
 from sexton.mcp_servers.server_status import CheckReport, ServerProcessStatus, ServerState, ServerStatus
+from sexton.threads import in_thread
 
 LOG = logging.getLogger(__name__)
 
@@ -284,7 +284,7 @@ class ServerPool:
         if is_news or self._catalogue.needs_saving(config):
             try:
                 # A disk that hangs must not hold up the end of a server.
-                await anyio.to_thread.run_sync(self._catalogue.save, config, abandon_on_cancel=True)
+                await in_thread(lambda: self._catalogue.save(config), abandon_on_cancel=True)
             except OSError as error:
                 self._journal.append("server.tools_not_kept", subject=config.name, error=str(error))
         self._warn(config, tools)

@@ -19,7 +19,6 @@ from typing import Any, Final, NoReturn, final
 import anyio
 import anyio.abc
 import anyio.lowlevel
-import anyio.to_thread
 from mcp import MCPError
 from mcp_types import (
     DiscoverResult,
@@ -53,6 +52,7 @@ from sexton.mcp_servers.server_errors import (
 from sexton.mcp_servers.stdio_transport import LineLimitExceeded, StdinClosed, StdinStalled, StdioTransport
 from sexton.mcp_servers.tool_list import ToolList
 from sexton.mcp_servers.virtual_connection import VirtualConnection
+from sexton.threads import in_thread
 
 _log = logging.getLogger(__name__)
 
@@ -421,7 +421,7 @@ class ServerProcess:
 
     async def _take_big_line(self, line: bytes) -> None:
         try:
-            message = await anyio.to_thread.run_sync(decode_slowly, line)
+            message = await in_thread(lambda: decode_slowly(line))
         except ValueError as fault:
             self._take_broken(line, fault)
         else:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Final, TextIO, TypeAlias
 
 import anyio
-import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.client.stdio import StdioServerParameters, get_default_environment
 from mcp.shared.message import SessionMessage
@@ -29,6 +28,7 @@ from sexton.mcp_servers.default_containment import DEFAULT_CONTAINMENT
 from sexton.mcp_servers.json_line import BIG_LINE, decode_slowly
 from sexton.mcp_servers.server_config import DEFAULT_MAX_LINE_BYTES
 from sexton.mcp_servers.stdio_transport import LineLimitExceeded, StdinClosed, StdioTransport
+from sexton.threads import in_thread
 
 __all__ = ["StdioServerParameters", "stdio_client"]
 
@@ -169,7 +169,7 @@ async def _message(line: bytes) -> Incoming:
     try:
         if len(line) <= BIG_LINE:
             return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
-        parsed = await anyio.to_thread.run_sync(decode_slowly, line)
+        parsed = await in_thread(lambda: decode_slowly(line))
         return SessionMessage(jsonrpc_message_adapter.validate_python(parsed, by_name=False))
     except ValueError as error:
         _log.warning("a line of the server is no JSON-RPC message: %.200r", line[:200])
