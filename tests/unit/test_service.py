@@ -26,7 +26,7 @@ def test_a_user_unit_contains_everything_and_watches_the_event_loop() -> None:
         "DelegateSubgroup=gateway",
         "OOMPolicy=continue",
         "WatchdogSec=30",
-        "TimeoutStopSec=44",
+        "TimeoutStopSec=70",
         "WantedBy=default.target",
         'Environment="PATH=/opt/node 20/bin:/usr/bin"',
         f'ExecStart={sys.executable} -m sexton up --config "/home/ada/50%% off/sexton.toml"',
@@ -46,7 +46,7 @@ def test_a_system_unit_runs_as_the_person_behind_sudo_and_keeps_its_state_in_var
         "StateDirectory=sexton",
         "StateDirectoryMode=0700",
         "OOMScoreAdjust=-100",
-        "TimeoutStopSec=84",
+        "TimeoutStopSec=110",
     } <= set(lines)
     assert any(line.endswith("--data /var/lib/sexton") for line in lines)
 

@@ -40,7 +40,7 @@ async def run_command(containment: Containment, action: Mapping[str, JSON], ctx:
     Raises:
         RunFailed: it could not be started, exited with another status than 0, or was ended from outside.
     """
-    with _Pipe() as stderr:
+    with _open_pipe(ctx) as stderr:
         try:
             tree = containment.start(_spec(action, ctx, stderr=stderr.theirs))
             stderr.close_theirs()  # The tree has its own by now; ours would keep the pipe from ever ending.
@@ -121,6 +121,16 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # A real-time signal has no name.
         return "real-time"
+
+
+def _open_pipe(ctx: RunContext) -> _Pipe:
+    try:
+        return _Pipe()
+    except OSError as error:
+        raise RunFailed(
+            f"The command of job '{ctx.job.name}' was not started: {error.strerror}.",
+            hint="raise the limit of open files (ulimit -n), or run fewer jobs at once",
+        ) from error
 
 
 @final

@@ -20,6 +20,8 @@ from sexton.errors import SextonError, UsageError
 
 UNIT_NAME = "sexton.service"
 _ENVIRONMENT_FILE = "sexton.env"
+_LONGEST_STOP = 50
+"""Seconds beyond `drain_timeout`: runs that do not end (16), writes that fail (5), calls (6), a stuck tree (20)."""
 _SYSTEM_DATA = Path("/var/lib/sexton")
 
 
@@ -56,7 +58,7 @@ def service_unit(
         command=(sys.executable, "-m", "sexton", "up", "--config", str(settings), *data_option),
         environment_file=settings.parent / _ENVIRONMENT_FILE,
         search_path=environment.get("PATH", os.defpath),
-        stop_seconds=math.ceil(drain_timeout) + 24,
+        stop_seconds=math.ceil(drain_timeout) + _LONGEST_STOP,
     )
     return ServiceUnit(path=path, text=text, next_commands=_next_commands(user=user))
 
@@ -146,7 +148,7 @@ RestartSec=2
 # Never process or none: they leave servers behind.
 KillMode=mixed
 SendSIGKILL=yes
-# Longer than drain_timeout and the stop ladder of a server together.
+# Longer than drain_timeout and all that a stop may need beyond it (docs/reliability.md).
 TimeoutStopSec={stop_seconds}
 # The gateway says that it lives from its event loop itself.
 WatchdogSec=30

@@ -230,7 +230,12 @@ def tell_recovery(containment: Containment, journal: Journal) -> None:
 
 async def sweep_orphans(containment: Containment, journal: Journal) -> None:
     """After each tick's runs have ended: what nobody owns any more."""
-    report = await containment.sweep()
+    try:
+        report = await containment.sweep()
+    except OSError as problem:  # no descriptor is left, or the disk is not there; the next tick tries again
+        what = f"Processes that nobody owns could not be looked for: {problem.strerror or problem}."
+        journal.append("containment.not_swept", subject="containment", what=what)
+        return
     trees = report.recovery.trees
     if trees or report.stuck:
         journal.append(

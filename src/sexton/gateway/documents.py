@@ -10,8 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 
+class DatabaseTroubleDocument(TypedDict):
+    """Why the database does not do what is asked of it: `failure` is one word, `what` and `hint` are for people."""
+
+    failure: str
+    what: str
+    hint: str | None
+
+
 class StatusDocument(TypedDict):
-    """The gateway itself."""
+    """The gateway itself.  `database` is None while it works; the three counts are None while it cannot be read."""
 
     version: str
     url: str | None
@@ -23,10 +31,11 @@ class StatusDocument(TypedDict):
     config: str | None
     data: str
     servers: Mapping[str, int]  # state -> how many
-    jobs: int
-    jobs_paused: int
-    runs_active: int
+    jobs: int | None
+    jobs_paused: int | None
+    runs_active: int | None
     last_event: int
+    database: DatabaseTroubleDocument | None
 
 
 class HealthDocument(TypedDict):

@@ -84,6 +84,14 @@ def _run_stuck(data: Data) -> EventLine:
     )
 
 
+def _run_unrecorded(data: Data) -> EventLine:
+    return EventLine(
+        mark=Mark.FAILED,
+        text=f"run {_short(data)} has ended ({data.get('state')}), and the database did not take it",
+        hint="the next start records it as interrupted",
+    )
+
+
 def _server_starting(data: Data) -> EventLine:
     waiting = _names(data.get("waiting"))
     return EventLine(mark=Mark.COMING, text="starting" + (f" for {waiting}" if waiting else ""))
@@ -242,6 +250,7 @@ _TELLERS: Mapping[str, Callable[[Data], EventLine | None]] = {
     "run.missed": _run_left_out("missed"),
     "run.lost": _run_left_out("lost"),
     "run.stuck": _run_stuck,
+    "run.unrecorded": _run_unrecorded,
     "job.added": _note("job added"),
     "job.changed": _note("job changed"),
     "job.removed": _note("job removed"),

@@ -24,7 +24,7 @@ from sexton.scheduler.job_rows import JobChanges
 from sexton.scheduler.rows import RunEnd, Settled
 from sexton.scheduler.run_states import RunState
 from sexton.scheduler.run_store import RunStore
-from sexton.scheduler.run_task import ENDS_WITHIN, LOST, SHUTDOWN, RunTask, cancelled
+from sexton.scheduler.run_task import LOST, SHUTDOWN, RunTask, cancelled
 from sexton.scheduler.tick import Claim
 
 LOG = logging.getLogger(__name__)
@@ -37,6 +37,8 @@ PRUNE_AFTER = 20
 DRAFTS_EVERY = 2.0
 RETRY_WRITES_EVERY = 2.0
 GIVE_UP_WRITES_AFTER = 5.0
+# When the gateway stops.  Longer than any tree needs that SIGKILL ends (see containment's StopTimes).
+DRAIN_ENDS_WITHIN = 16.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +63,8 @@ class Scheduler:
     `perform` does what a run does; `after_tick` is called when all runs of a tick have ended, never inside a run and
     never twice at a time.  Everything that happens is told to the journal: `job.added`, `job.changed`, `job.removed`,
     `job.paused`, `job.resumed` and `run.queued`, `run.started`, `run.progress`, `run.ended` (with its state),
-    `run.skipped`, `run.missed`, `run.stuck`, `run.lost` under the job's name; `clock.jumped`, `gateway.dead`,
-    `database.failing` and `database.recovered` under this gateway's.
+    `run.skipped`, `run.missed`, `run.stuck`, `run.lost`, `run.unrecorded` under the job's name; `clock.jumped`,
+    `gateway.dead`, `database.failing` and `database.recovered` under this gateway's.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Scheduler:
         self._tasks: dict[str, RunTask] = {}
         self._batches: dict[str, _Batch] = {}
         self._draining = False
+        self._out_of_time = False
         self._failing: DatabaseError | None = None
         self._ended_since_prune: dict[str, int] = {}
         self._progress_told: dict[str, float] = {}
@@ -124,17 +127,23 @@ class Scheduler:
     async def drain(self, timeout: float) -> Drained:
         """Start nothing more; give what runs `timeout` seconds to end by itself, then end it.
 
-        Comes back when nothing runs any more, or `ENDS_WITHIN` seconds after the runs were told to end.
+        Comes back when nothing runs any more, or `DRAIN_ENDS_WITHIN` seconds after the runs were told to end.
         """
         self._draining = True
         self._alarm.ring()
         await self._wait_idle(timeout)
+        self._out_of_time = True
         ended = tuple(task.claim.run for task in self._tasks.values())
         for task in list(self._tasks.values()):
             task.end(SHUTDOWN)
-        await self._wait_idle(ENDS_WITHIN)
+        await self._wait_idle(DRAIN_ENDS_WITHIN)
         stuck = tuple(task.claim.run for task in self._tasks.values())
         return Drained(interrupted=tuple(run for run in ended if run not in stuck), stuck=stuck)
+
+    @property
+    def failing(self) -> DatabaseError | None:
+        """What the database said when it last failed; None since it was last written."""
+        return self._failing
 
     # Jobs
 
@@ -289,12 +298,18 @@ class Scheduler:
             self._forget(task)
 
     async def _record(self, task: RunTask, end: RunEnd) -> None:
-        """Write the end of a run, as often as it takes: a full disk must not make it forgotten."""
+        """Write the end of a run, as often as it takes: a full disk must not make it forgotten.
+
+        Only when the gateway stops and its time is over, the next start has to settle it as interrupted.
+        """
         while True:
             try:
                 settled = await self._store.finish(task.claim, end)
             except DatabaseError as error:
                 self._note_failure(error)
+                if self._out_of_time:
+                    self._tell_unrecorded(task.claim.run, end)
+                    return
                 await self._clock.sleep(RETRY_WRITES_EVERY)
             else:
                 self._note_recovery()
@@ -456,6 +471,9 @@ class Scheduler:
         self._tell_ended([settled.run])
         if settled.again is not None:
             self._journal.append("run.queued", subject=run.job, **_told(settled.again))
+
+    def _tell_unrecorded(self, run: Run, end: RunEnd) -> None:
+        self._journal.append("run.unrecorded", subject=run.job, run=run.id, state=str(end.state), error=end.error)
 
     def _tell_progress(self, run: Run, text: str) -> None:
         now = self._clock.monotonic()

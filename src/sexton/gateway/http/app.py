@@ -40,7 +40,13 @@ from sexton.gateway.http.caller import Scope, caller_of
 from sexton.gateway.http.endpoint import Endpoint, Handler, Query, WayIn
 from sexton.gateway.http.headers import SafeHeaders
 from sexton.gateway.http.parts import Gateway
-from sexton.gateway.http.problem import answer_defect, answer_http_exception, answer_sexton_error, problem_of
+from sexton.gateway.http.problem import (
+    answer_defect,
+    answer_http_exception,
+    answer_sexton_error,
+    answer_shortage,
+    problem_of,
+)
 from sexton.scheduler import RunState
 
 _TIME = {"type": "string", "format": "date-time"}
@@ -220,6 +226,7 @@ def create_app(
         exception_handlers={
             SextonError: answer_sexton_error,
             HTTPException: answer_http_exception,
+            OSError: answer_shortage,
             Exception: answer_defect,
         },
     )

@@ -31,10 +31,10 @@ async def while_connected(gateway: Gateway, receive: Receive, work: Awaitable[_A
         except SextonError as error:  # raised again outside, for a task group would wrap it
             failure = error
         tasks.cancel_scope.cancel()
-    if failure is not None:
+    if failure is not None and not gateway.cutting_off.is_set():
         raise failure
     if not answer:
-        raise _cut_off(gateway)
+        raise _cut_off(gateway) from failure
     return answer[0]
 
 

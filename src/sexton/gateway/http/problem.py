@@ -8,6 +8,7 @@ Every answer with a status of 400 or more is `application/problem+json`:
 from __future__ import annotations
 
 import difflib
+import errno
 import http.client
 import json
 import logging
@@ -135,6 +136,18 @@ async def answer_http_exception(request: Request, error: Exception) -> Response:
     kind = {404: "no-such-route", 405: "method-not-allowed"}.get(error.status_code, "refused")
     what = f"{request.method} {request.url.path}: {error.detail}."
     return Problem(status=error.status_code, kind=kind, what=what, headers=error.headers).response()
+
+
+MORE_DESCRIPTORS = "raise the limit of open files (ulimit -n, LimitNOFILE= in its unit), or hold fewer servers at once"
+_NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE}
+
+
+async def answer_shortage(_: Request, error: Exception) -> Response:
+    """Out of descriptors, which is nobody's defect; any other OSError is one, and raised again."""
+    if not isinstance(error, OSError) or error.errno not in _NO_DESCRIPTOR:
+        raise error
+    what = f"The gateway could not do it: {error.strerror}."
+    return Problem(status=503, kind="unavailable", what=what, hint=MORE_DESCRIPTORS).response()
 
 
 async def answer_defect(request: Request, error: Exception) -> Response:

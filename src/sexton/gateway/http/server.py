@@ -17,10 +17,12 @@ from starlette.routing import BaseRoute
 
 from sexton.errors import SextonError
 from sexton.gateway.address import Address, forget_address, write_address
+from sexton.gateway.http.acceptance import told_failures
 from sexton.gateway.http.app import create_app
 from sexton.gateway.http.auth import LOOPBACK_NAMES, Gate, load_token
 from sexton.gateway.http.endpoint import Endpoint, WayIn
 from sexton.gateway.http.parts import Gateway
+from sexton.gateway.http.problem import MORE_DESCRIPTORS
 
 PATIENCE = 3.0  # seconds that a call which still runs at the end gets, before it is cancelled
 _LAST_SECONDS = 2  # and then, until its connection is cut
@@ -67,8 +69,9 @@ async def serve_http(
     """Serve the API, and what else `create_app` is given, while the context lasts; yields the URL once it answers.
 
     `port` 0 takes any free one.  Makes the token if there is none and publishes the address in `data_dir`.  Leaving
-    ends open event streams at once, gives running requests `patience` seconds, then cancels them; the address file
-    is gone before the port closes.  Raises `SextonError` if the port cannot be had or the token not be trusted.
+    ends open event streams at once, gives running requests `patience` seconds (none if it is left by a cancellation),
+    then cancels them; the address file is gone before the port closes.  Raises `SextonError` if the port cannot be had
+    or the token not be trusted.
     """
     token = load_token(data_dir)
     listener = listen(host, port)
@@ -89,15 +92,27 @@ async def serve_http(
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=math.ceil(patience) + _LAST_SECONDS,
+        backlog=_BACKLOG,
     )
     server = _Uvicorn(config)
-    async with anyio.create_task_group() as tasks:
+
+    def tell_refusal(reason: str) -> None:
+        what = f"No connection can be taken ({reason}); clients wait."
+        gateway.journal.append("gateway.cannot_accept", subject="gateway", what=what, hint=MORE_DESCRIPTORS)
+
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(told_failures(tell_refusal))
+        tasks = await stack.enter_async_context(anyio.create_task_group())
         try:
             tasks.start_soon(server.run_on, listener)
             with anyio.fail_after(10):
                 await server.serves.wait()
             write_address(data_dir, Address.of_this_process(url, started_at=gateway.clock.now()))
             yield url
+        except anyio.get_cancelled_exc_class():
+            patience = 0.0
+            gateway.cutting_off.set()  # before the servers go, so that no call blames its server
+            raise
         finally:
             forget_address(data_dir, pid=os.getpid())
             gateway.closing.set()
