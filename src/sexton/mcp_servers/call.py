@@ -17,6 +17,9 @@ LONG_RUNNING: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
 LISTEN: Final = "subscriptions/listen"
 """Stays open for as long as the holder listens, so it says nothing about what the server works on."""
 
+LATE: Final = 1.0
+"""Seconds after its time by which a timeout that is noticed says more about us than about the server."""
+
 
 @final
 class Call:
@@ -24,7 +27,8 @@ class Call:
 
     `timeout` is in seconds without progress: each progress notification starts
     it again, and it stands still while the server waits for the holder's own
-    answer to a question.
+    answer to a question.  When it is us who were stopped or starved until long
+    after it, what the server said meanwhile is read first.
     """
 
     __slots__ = (
@@ -91,6 +95,9 @@ class Call:
         self.expect_progress()
         with self._deadline:
             await self._answered.wait()
+        if not self.answered and anyio.current_time() - self._deadline.deadline > LATE:
+            with anyio.move_on_after(LATE):
+                await self._answered.wait()
         return self.answered
 
     def expect_progress(self) -> None:

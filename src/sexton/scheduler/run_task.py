@@ -35,6 +35,8 @@ from sexton.scheduler.tick import Claim
 LOG = logging.getLogger(__name__)
 # A run that was told to end and has not after this many seconds is reported, and again after each further one.
 ENDS_WITHIN = 30.0
+# A limit that is noticed so many seconds after its time says more about us than about the run.
+LATE = 1.0
 LOG_LINES = 1_000
 LOG_LINE_CHARACTERS = 4_000
 MOST_OUTPUT = 1_048_576
@@ -233,13 +235,19 @@ class RunTask:
             self._on_stuck(waited)
 
     async def _wait_limit(self) -> None:
+        """End the work when a limit has passed.
+
+        A gateway that was itself stopped until long after it first takes what the work has said or done meanwhile.
+        """
+        has_caught_up = False
         while limits := sorted(self._limits(), key=lambda limit: limit[0]):
             at, ending = limits[0]
             left = at - self._clock.monotonic()
-            if left <= 0:
+            if left <= 0 and (has_caught_up or left > -LATE):
                 self.end(ending)
                 return
-            await self._clock.sleep(left)
+            has_caught_up = left <= 0
+            await self._clock.sleep(LATE if left <= 0 else left)
 
     def _limits(self) -> Iterator[tuple[float, Ending]]:
         job = self.claim.job
