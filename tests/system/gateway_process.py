@@ -42,6 +42,7 @@ class GatewayProcess:
         self.folder = folder
         self.settings = folder / "sexton.toml"
         self.data = folder / "state"
+        self.program: tuple[str, ...] = ("-m", "sexton")
         self.lines: list[str] = []
         self.process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -92,7 +93,7 @@ class GatewayProcess:
 
     def command(self, *arguments: str) -> list[str]:
         where = ["--config", str(self.settings), "--data", str(self.data)]
-        return [sys.executable, "-m", "sexton", *arguments, *where]
+        return [sys.executable, *self.program, *arguments, *where]
 
     def cli(self, *arguments: str) -> Any:
         """What a command answers with `--json`."""
@@ -141,7 +142,8 @@ class GatewayProcess:
     def events(self, kind: str, **data: Any) -> list[Mapping[str, Any]]:
         """Events of the journal on disk, of that kind (a prefix) and with that data; `subject` may be among it."""
         file = self.data / "journal.jsonl"
-        events = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        written = file.read_text().rpartition("\n")[0] if file.exists() else ""  # the last line may still be coming
+        events = [json.loads(line) for line in written.splitlines()]
         return [event for event in events if event["kind"].startswith(kind) and _has(event, data)]
 
     def wait_event(self, kind: str, *, count: int = 1, within: float = 15, **data: Any) -> Mapping[str, Any]:

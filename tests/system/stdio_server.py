@@ -3,7 +3,10 @@
 Speaks the protocol of 2025-06-18 on its standard input and output.  Arguments:
 `--die TEXT` writes TEXT to stderr and exits with status 3 before it answers
 anything; `--helper` leaves a daemon behind that nobody can reach by process
-group or environment; `--stubborn` ignores SIGTERM and the end of its input.
+group or environment; `--stubborn` ignores SIGTERM and the end of its input;
+`--mute` never answers.  Any tool writes a line to the file `mark`, if that is
+among its arguments, when its call has arrived; `slow` ends sooner when the
+file `until` is there.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ def main(arguments: list[str]) -> None:
     if "--stubborn" in arguments:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for line in sys.stdin:
+        if "--mute" in arguments:
+            continue
         message = json.loads(line)
         if "id" in message and "method" in message:
             threading.Thread(target=answer, args=(message,), daemon=True).start()
@@ -75,8 +80,11 @@ def result_of(method: str, parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def call(tool: str, arguments: dict[str, Any]) -> str:
+    if "mark" in arguments:
+        with open(arguments["mark"], "a") as file:  # noqa: PTH123 - no import for one line
+            print(os.getpid(), file=file)
     if tool == "slow":
-        time.sleep(arguments["seconds"])
+        wait(arguments["seconds"], until=arguments.get("until"))
     if tool == "die":
         print("I was told to die", file=sys.stderr, flush=True)
         os._exit(7)
@@ -85,6 +93,13 @@ def call(tool: str, arguments: dict[str, Any]) -> str:
     if tool == "secret":
         return f"{len(os.environ.get('SECRET', ''))} characters"
     return str(arguments.get("text", "done"))
+
+
+def wait(seconds: float, *, until: str | None) -> None:
+    """Until the time is over, or that file is there."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not (until and os.path.exists(until)):  # noqa: PTH110 - as above
+        time.sleep(0.01)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,181 @@
+"""One of our own processes is stopped (SIGSTOP) for ten seconds, with runs, clients and a second holder at work.
+
+A person does it by mistake, a debugger on purpose, a hypervisor without asking.  Nobody's call may be cancelled or
+lost, no slot may run twice, and everything goes on afterwards.  Mutants that were tried: a time limit that is over
+when the gateway wakes up counts at once (the answers that came meanwhile were thrown away); no SIGCONT by the warden.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from system.api_client import ApiClient, Flight
+from system.gateway_process import GatewayProcess, wait_for
+
+STOPPED = 10.0
+SETTINGS = """
+drain_timeout = "500ms"
+[servers.small]
+@SERVER --helper@
+
+[servers.other]
+@SERVER@
+
+[jobs.holder]
+at = "start"
+call = "small.slow"
+arguments = { seconds = 600, text = "held", mark = "MARK", until = "GO" }
+
+[jobs.quick]
+every = "1s"
+command = ["echo", "quick"]
+
+[jobs.limited]
+command = ["sh", "-c", "> MARKLIMITED; while [ ! -e GO ]; do sleep 0.05; done; echo in time"]
+timeout = "6s"
+"""
+
+
+class Busy:
+    """A gateway with a run, a call of a client, and scheduled runs under way, and the file that lets those end."""
+
+    def __init__(self, gateway: GatewayProcess) -> None:
+        self.gateway = gateway
+        self.go = gateway.folder / "go"
+        self.mark = gateway.folder / "mark"
+        text = SETTINGS.replace("MARKLIMITED", f"{self.mark}-limited")
+        gateway.write(text.replace("MARK", str(self.mark)).replace("GO", str(self.go))).up()
+        self.client = ApiClient(gateway)
+        self.wait_arrived(1)
+        self.pid = self.client.call("small", "pid").text(within=15)
+        gateway.wait_event("run.ended", subject="quick", state="ran")
+
+    def wait_arrived(self, count: int) -> None:
+        """That many calls have arrived at the server."""
+        wait_for(
+            lambda: self.mark.exists() and len(self.mark.read_text().split()) >= count, within=15, what="calls arrived"
+        )
+
+    def flight(self) -> Flight:
+        return self.client.call("small", "slow", seconds=600, text="whole", mark=str(self.mark), until=str(self.go))
+
+    def tree(self) -> Mapping[str, Any]:
+        """The tree of the small server, as `sexton ps` shows it."""
+        trees: list[Mapping[str, Any]] = self.gateway.cli("ps")["trees"]
+        return next(tree for tree in trees if tree["name"] == "small")
+
+    def prove_untouched(self) -> None:
+        """The server is the one that it was, nobody's work was cut off, no slot has two runs, and slots go on."""
+        gateway = self.gateway
+        assert self.client.call("small", "pid").text(within=15) == self.pid
+        for kind in ("server.died", "server.taken_away", "run.lost", "run.stuck", "gateway.dead"):
+            assert not gateway.events(kind)
+        assert not [event for event in gateway.events("run.ended") if event["data"]["state"] != "ran"]
+        ran = len(gateway.events("run.ended", subject="quick", state="ran"))
+        gateway.wait_event("run.ended", subject="quick", state="ran", count=ran + 1)
+        slots = Counter(event["data"]["slot"] for event in gateway.events("run.started", subject="quick"))
+        assert set(slots.values()) == {1}
+
+
+@pytest.fixture
+def busy(gateway: GatewayProcess) -> Busy:
+    return Busy(gateway)
+
+
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: all(state_of(pid) == "T" for pid in pids), within=5, what=f"{pids} have stopped")
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def let_pass(seconds: float) -> None:
+    """The time that a process is stopped is what is tested here, so it has to pass."""
+    threading.Event().wait(seconds)
+
+
+def test_a_gateway_that_is_stopped_goes_on_where_it_was(busy: Busy) -> None:
+    flights = [busy.flight()]
+    body = {"arguments": {"seconds": 600, "text": "in time", "mark": str(busy.mark), "until": str(busy.go)}}
+    answers: list[tuple[int, Any]] = []
+
+    def limited_call() -> None:
+        request = {"server": "small", "tool": "slow", "timeout": 6, **body}
+        answers.append(busy.client.ask("POST", "/calls", request, within=60))
+
+    limited = threading.Thread(target=limited_call, daemon=True)
+    limited.start()
+    busy.gateway.cli("jobs", "run", "limited")
+    busy.wait_arrived(3)
+    wait_for(Path(f"{busy.mark}-limited").exists, within=15, what="the run with a time limit is under way")
+    began = time.monotonic()
+    with stopped(busy.gateway.pid):
+        flights.append(busy.client.call("small", "echo", text="asked meanwhile"))
+        busy.go.touch()
+        let_pass(STOPPED)
+    assert time.monotonic() - began >= STOPPED
+
+    assert [flight.text(within=15) for flight in flights] == ["whole", "asked meanwhile"]
+    limited.join(15)
+    assert [(status, document.get("text")) for status, document in answers] == [(200, "in time")]
+    busy.gateway.wait_event("run.ended", subject="holder", state="ran", output="held")
+    busy.gateway.wait_event("run.ended", subject="limited", state="ran", output="in time")
+    busy.prove_untouched()
+    busy.gateway.stop()
+
+
+def test_a_warden_and_a_keeper_that_are_stopped_disturb_nobody(busy: Busy) -> None:
+    keeper = busy.tree()["keeper_pid"]
+    warden = parent_of(keeper)
+    os.kill(keeper, signal.SIGSTOP)
+    wait_for(lambda: state_of(keeper) == "S", within=5, what="its warden has woken the keeper")
+
+    flight, new = busy.flight(), None
+    with stopped(warden, keeper):
+        new = busy.client.call("other", "echo", text="a server that has to be started")
+        assert busy.client.call("small", "echo", text="as before").text(within=15) == "as before"
+        busy.go.touch()
+        assert flight.text(within=15) == "whole"
+        let_pass(STOPPED)
+    assert new.text(within=30) == "a server that has to be started"
+    busy.gateway.wait_event("run.ended", subject="holder", state="ran", output="held")
+    busy.prove_untouched()
+    busy.gateway.stop()
+
+
+def test_a_gateway_that_is_killed_while_it_is_stopped_leaves_nothing(busy: Busy) -> None:
+    gateway = busy.gateway
+    os.kill(gateway.pid, signal.SIGSTOP)
+    wait_for(lambda: state_of(gateway.pid) == "T", within=5, what="it has stopped")
+    os.kill(gateway.pid, signal.SIGKILL)
+    gateway.wait_exit(within=5)
+    gateway.wait_nothing_left(within=2)
+
+    gateway.up()
+    gateway.wait_event("run.ended", subject="holder", state="interrupted")
+    quick = len(gateway.events("run.ended", subject="quick", state="ran"))
+    gateway.wait_event("run.ended", subject="quick", state="ran", count=quick + 1)
+    gateway.stop()
