@@ -9,18 +9,26 @@ SERVERS_STAMP := $(SERVERS)/.installed
 CONFORMANCE := .conformance
 CONFORMANCE_STAMP := $(CONFORMANCE)/.installed
 
-.PHONY: up test conformance soak mutants check bench format pins changelog clean
+.PHONY: up test debian conformance soak mutants check bench format pins changelog clean
 
 up: $(STAMP) $(SERVERS_STAMP)  ## run the gateway on the starter configuration
 	@exec $(BIN)/sexton up --config $(STARTER)/sexton.toml --data .sexton
 
-test: $(STAMP) $(SERVERS_STAMP)  ## everything that must hold: format, lint, types, layers, then all tests
+test: $(STAMP) $(SERVERS_STAMP) debian  ## everything that must hold: format, lint, types, layers, then all tests
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory conformance
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 conformance: $(STAMP) $(CONFORMANCE_STAMP)  ## the official MCP suite, against a server made with the SDK
 	PYTHONPATH=tests $(BIN)/python -m conformance
+
+DEBIAN_PACKAGES := iproute2 systemd
+debian:  ## install the Debian packages that tests use, as root; else say which
+	@missing=$$(for name in $(DEBIAN_PACKAGES); do dpkg-query -W -f '$${Status}' $$name 2>/dev/null | grep -q 'ok installed' || echo $$name; done); \
+	  test -z "$$missing" && exit 0; \
+	  if command -v apt-get >/dev/null && test "$$(id -u)" = 0; then \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $$missing >/dev/null; \
+	  else echo "Some tests will be skipped. They need, of Debian:" $$missing; fi
 
 HOURS ?= 1
 soak: $(STAMP)  ## faults every second for HOURS=1 (or SECONDS=60), with a line of progress and a table at the end
