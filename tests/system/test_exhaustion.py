@@ -2,7 +2,8 @@
 
 What runs goes on, what cannot be begun is refused with the reason, nothing is left behind, and as soon as there is
 some again everything works as before.  Process ids are taken away by the pids controller of cgroup v1, since
-RLIMIT_NPROC does not bind root.  Mutants that were tried: no thread for the database is an error that nobody expects.
+RLIMIT_NPROC does not bind root.  Mutants that were tried: a keeper that dies of complaining about the disk; a warden
+without descriptors in reserve.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """SIGTERM in every phase of a gateway: it ends within its budget (docs/reliability.md), with status 0, leaving nothing.
 
 The budgets are measured with the time that a loaded machine may take on top (`SLACK`), so a test fails when a stop
-waits for what it should not wait for, and not because the machine is slow.  Mutants that were tried: a stop that waits
-for the calls of clients also when it was told to stop at once; a drain that a reload can hold up.
+waits for what it should not wait for, and not because the machine is slow.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One of our own processes is stopped (SIGSTOP) for ten seconds, with runs, clients and a second holder at work.
 
 A person does it by mistake, a debugger on purpose, a hypervisor without asking.  Nobody's call may be cancelled or
-lost, no slot may run twice, and everything goes on afterwards.  Mutants that were tried: a time limit that is over
-when the gateway wakes up counts at once (the answers that came meanwhile were thrown away); no SIGCONT by the warden.
+lost, no slot may run twice, and everything goes on afterwards.  A mutant that was tried: a time limit that is
+over when the gateway wakes up counts at once (the answers that came meanwhile were thrown away).
 """
 
 from __future__ import annotations
