@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from sexton.daemon.settings_endpoint import EndpointTable, ProfileTable
 from sexton.daemon.settings_file import JobTable, LimitsTable, RootTable, ServerTable, StopTable, ToolsTable
+from sexton.daemon.settings_http import HttpTable, TlsTable
 from sexton.daemon.settings_models import AgentTable, ModelTable
 from sexton.daemon.settings_targets import AppriseTable, FileTable, WebhookTable
 
@@ -36,6 +37,8 @@ TOP = ("allow", "deny", "models", "agent", "servers", "jobs", "targets", "endpoi
         ProfileTable,
         ModelTable,
         AgentTable,
+        HttpTable,
+        TlsTable,
     ],
 )
 def test_every_key_of_the_settings_stands_in_the_configuration_page(table: type[BaseModel]) -> None:

@@ -19,7 +19,7 @@ from fake_clock import wait_until
 from gateway_bench import GatewayBench, gateway_bench
 from sexton.errors import SextonError
 from sexton.gateway import Address, read_address, write_address
-from sexton.gateway.http import load_token, serve_http
+from sexton.gateway.http import Listening, load_token, serve_http
 from sexton.gateway.http.server import PATIENCE, listen
 
 pytestmark = pytest.mark.anyio
@@ -76,7 +76,7 @@ def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head() -> Non
 
 async def test_a_port_that_is_taken_is_told_and_nothing_is_left(bench: GatewayBench, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SextonError, match=r"cannot listen on .* port"):
-        async with serve_http(bench.gateway, data_dir=tmp_path, port=taken.getsockname()[1]):
+        async with serve_http(bench.gateway, data_dir=tmp_path, listening=Listening(port=taken.getsockname()[1])):
             pass
     assert read_address(tmp_path) is None
 

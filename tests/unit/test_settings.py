@@ -105,7 +105,12 @@ paused = true
 
 def test_a_whole_file_becomes_frozen_settings(load: Load, tmp_path: Path) -> None:
     settings = load(FULL)
-    assert (settings.host, settings.port, settings.concurrency, settings.drain_timeout) == ("127.0.0.1", 0, 3, 5)
+    assert (
+        settings.http.listening.host,
+        settings.http.listening.port,
+        settings.concurrency,
+        settings.drain_timeout,
+    ) == ("127.0.0.1", 0, 3, 5)
     assert dict(settings.resources) == {"disk": 1, "server:time": 2}
     time, web = settings.servers["time"], settings.servers["web"]
     assert set(settings.servers) == {"time", "web"}
@@ -172,13 +177,13 @@ def test_the_same_text_gives_equal_settings(load: Load) -> None:
 
 def test_an_empty_file_is_a_gateway_without_jobs(load: Load) -> None:
     settings = load("")
-    assert (settings.port, settings.servers, settings.jobs) == (7390, {}, ())
+    assert (settings.http.listening.port, settings.servers, settings.jobs) == (7390, {}, ())
 
 
 EVERY_PROBLEM = [
     (
-        "f:1: listen is '0.0.0.0:80', which other machines can reach; allowed hosts: '127.0.0.1', '::1',"
-        " 'localhost' (for access from elsewhere use an SSH tunnel or a proxy with TLS)"
+        "f:1: listen is '0.0.0.0:80', which other machines can reach, and nothing there is encrypted; add [tls] with"
+        ' certificate and key, or [http] trusted_proxy = ["ADDRESS"] for a proxy that ends TLS (or use an SSH tunnel)'
     ),
     "f:2: concurency is an unknown key; did you mean 'concurrency'?",
     "f:3: timezone is 'Europe/Amsterdm', which is no time zone of this machine; did you mean 'Europe/Amsterdam'?",

@@ -23,9 +23,10 @@ from sexton.daemon.references import expand_home, has_reference, resolve
 from sexton.daemon.settings_endpoint import read_endpoint
 from sexton.daemon.settings_file import RootTable, read_table
 from sexton.daemon.settings_findings import Findings, texts_in
+from sexton.daemon.settings_http import HttpSettings, read_http
 from sexton.daemon.settings_jobs import known_zone, read_jobs
 from sexton.daemon.settings_models import read_agent
-from sexton.daemon.settings_problems import Problem, SettingsError, listed
+from sexton.daemon.settings_problems import Problem, SettingsError
 from sexton.daemon.settings_servers import read_servers
 from sexton.daemon.settings_targets import read_targets
 from sexton.daemon.toml_lines import KeyLines, scan_key_lines
@@ -36,7 +37,6 @@ from sexton.mcp_servers import ServerConfig
 from sexton.redaction import SECRET_NAME
 from sexton.scheduler import Job
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _SECRET_NAME = re.compile(
     r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|CREDENTIAL|AUTHORIZATION", re.I
 )
@@ -57,8 +57,7 @@ class Settings:
     """
 
     path: Path
-    host: str
-    port: int
+    http: HttpSettings
     timezone: str
     concurrency: int
     drain_timeout: float
@@ -75,7 +74,7 @@ class Settings:
 
     def needs_restart(self, other: Settings) -> tuple[str, ...]:
         """The keys whose change only a restart brings into force."""
-        keys = ("host", "port", "concurrency", "database", "require_containment", "resources")
+        keys = ("http", "concurrency", "database", "require_containment", "resources")
         return tuple(key for key in keys if getattr(self, key) != getattr(other, key))
 
 
@@ -168,13 +167,12 @@ def _settings(path: Path, raw: dict[str, Any], findings: Findings, started_at: d
             started_at=started_at,
         )
     )
-    host, port = _address(findings, root.listen)
+    http = read_http(findings, root.listen, raw.get("http"), raw.get("tls"))
     _warn_if_others_can_read(findings, path, raw)
     limits = {f"server:{name}": server.concurrency for name, server in servers.items() if server.concurrency}
     return Settings(
         path=path,
-        host=host,
-        port=port,
+        http=http,
         timezone=zone,
         concurrency=root.concurrency,
         drain_timeout=root.drain_timeout,
@@ -189,19 +187,6 @@ def _settings(path: Path, raw: dict[str, Any], findings: Findings, started_at: d
         warnings=tuple(findings.warnings),
         secrets=frozenset(findings.secrets | set(_named_secrets(raw))),
     )
-
-
-def _address(findings: Findings, listen: str) -> tuple[str, int]:
-    host, _, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        what = f"is {listen!r}; it must be HOST:PORT, such as '127.0.0.1:7390' (port 0: any free one)"
-        findings.problem(("listen",), what)
-        return "127.0.0.1", 0
-    if host not in _LOOPBACK:
-        what = f"is {listen!r}, which other machines can reach; allowed hosts: {listed(_LOOPBACK)}"
-        findings.problem(("listen",), f"{what} (for access from elsewhere use an SSH tunnel or a proxy with TLS)")
-    return host, int(port)
 
 
 def _database(findings: Findings, written: str) -> Path | None:

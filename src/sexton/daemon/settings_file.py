@@ -177,6 +177,8 @@ class RootTable(StrictTable):
     database: Text | None = None
     require_containment: Literal["process-group", "subreaper", "cgroup"] | None = None
     resources: dict[str, Count] = {}
+    http: dict[str, Any] = {}
+    tls: dict[str, Any] = {}
     servers: dict[str, Any] = {}
     jobs: dict[str, Any] = {}
     targets: dict[str, Any] = {}

@@ -120,6 +120,7 @@ async def running_parts(
             tokens=tokens,
             redactor=redactor,
             metrics=metrics,
+            limits=settings.http.limits,
         )
         endpoint = Endpoint(
             pool, settings.endpoint, clock=clock, closing=gateway.closing, cutting_off=gateway.cutting_off
@@ -132,8 +133,7 @@ async def running_parts(
             serve_http(
                 gateway,
                 data_dir=data_dir,
-                host=settings.host,
-                port=settings.port,
+                listening=settings.http.listening,
                 ways=ways,
                 pages=create_pages(gateway),
             )

@@ -25,7 +25,8 @@ class Address:
     """One running gateway: `url` without a trailing slash, when it began to serve (aware), and which process it is.
 
     pid, `start_ticks` (proc_pid_stat(5), field 22) and boot together name a process for good, so that the token is
-    never sent to a stranger who was given the pid or the port of a gateway that crashed.
+    never sent to a stranger who was given the pid or the port of a gateway that crashed.  `certificate` is the PEM file
+    by which an https URL is known.
     """
 
     url: str
@@ -33,12 +34,19 @@ class Address:
     start_ticks: int
     boot_id: str
     started_at: datetime
+    certificate: str | None = None
 
     @classmethod
-    def of_this_process(cls, url: str, *, started_at: datetime) -> Address:
+    def of_this_process(cls, url: str, *, started_at: datetime, certificate: str | None = None) -> Address:
         pid = os.getpid()
-        ticks = start_ticks(pid) or 0
-        return cls(url=url, pid=pid, start_ticks=ticks, boot_id=current_boot_id(), started_at=started_at)
+        return cls(
+            url=url,
+            pid=pid,
+            start_ticks=start_ticks(pid) or 0,
+            boot_id=current_boot_id(),
+            started_at=started_at,
+            certificate=certificate,
+        )
 
     def is_alive(self) -> bool:
         """Whether that very process still exists.  It may be on its way out, or frozen, all the same."""
@@ -79,6 +87,7 @@ def read_address(data_dir: Path) -> Address | None:
             start_ticks=int(document["start_ticks"]),
             started_at=datetime.fromisoformat(document["started_at"]),
             boot_id=str(document["boot_id"]),
+            certificate=document.get("certificate"),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

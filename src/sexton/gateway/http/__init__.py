@@ -13,6 +13,7 @@ from sexton.gateway.http.caller import OWNER, Caller, Scope, caller_of
 from sexton.gateway.http.calls import call_document, require_tool
 from sexton.gateway.http.endpoint import Endpoint, WayIn
 from sexton.gateway.http.limits import HttpLimits
+from sexton.gateway.http.listening import Listening, is_loopback, is_network
 from sexton.gateway.http.login import login_path
 from sexton.gateway.http.logins import Logins
 from sexton.gateway.http.metrics import Metrics
@@ -27,6 +28,7 @@ __all__ = [
     "Gate",
     "Gateway",
     "HttpLimits",
+    "Listening",
     "Logins",
     "Metrics",
     "Scope",
@@ -35,6 +37,8 @@ __all__ = [
     "call_document",
     "caller_of",
     "create_app",
+    "is_loopback",
+    "is_network",
     "load_token",
     "login_path",
     "require_tool",

@@ -33,12 +33,12 @@ from sexton.gateway.address import TOKEN_FILE, write_private
 from sexton.gateway.http.caller import OWNER, Caller, Scope
 from sexton.gateway.http.endpoint import WayIn
 from sexton.gateway.http.limits import Buckets, HttpLimits, bounded, too_large, too_many
+from sexton.gateway.http.listening import LOOPBACK_NAMES
 from sexton.gateway.http.logins import Logins, Session
 from sexton.gateway.http.pages import login_needed
 from sexton.gateway.http.parts import Keyring
 from sexton.gateway.http.problem import Problem, answer_edge, problem_of
 
-LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 CSRF_HEADER = "x-csrf-token"
 _HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
 LOGIN_PATH = "/login"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from email.utils import formatdate
+from functools import lru_cache
 from typing import final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,7 +26,12 @@ _HEADERS = tuple(
         "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     }.items()
 )
-_NAMES = frozenset(name for name, _ in _HEADERS)
+_NAMES = frozenset({b"date", *(name for name, _ in _HEADERS)})
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode()
 
 
 @final
@@ -37,7 +45,7 @@ class SafeHeaders:
         async def send_safely(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = [header for header in message.get("headers", ()) if header[0].lower() not in _NAMES]
-                message = {**message, "headers": [*own, *_HEADERS]}
+                message = {**message, "headers": [*own, (b"date", _date(int(time.time()))), *_HEADERS]}
             await send(message)
 
         await self._app(scope, receive, send_safely)
