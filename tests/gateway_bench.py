@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import httpx2
 
 from fake_clock import FakeClock
 from scheduling import Bench, Work, running
+from sexton.agent import Agent, AgentConfig, Approvals, Chats, DatabaseApprovals
 from sexton.errors import SextonError
 from sexton.gateway.deliveries import Deliveries, Outbox
 from sexton.gateway.http import Gate, Gateway, Logins, Tokens, create_app
+from sexton.mcp_servers import ServerPool
 from sexton.redaction import Redactor
 from sexton.scheduler import Perform
 
@@ -252,16 +254,21 @@ async def gateway_bench(
     async def examine() -> object:
         return {"boundary": "cgroup", "guarantees": [], "problems": []}
 
-    async with running(folder, work=work, perform=perform, redactor=redactor) as scheduling:
+    async with (
+        running(folder, work=work, perform=perform, redactor=redactor) as scheduling,
+        AsyncExitStack() as chatting,
+    ):
         clock, pool = scheduling.clock, FakePool()
         logins = Logins(clock)
         tokens = Tokens(scheduling.database, clock=clock, logins=logins)
         containment = FakeContainment(clock)
         deliveries = Deliveries(Outbox(scheduling.database), clock=clock, journal=scheduling.journal, owner="here")
+        chats = await chatting.enter_async_context(_running_chats(pool, scheduling, folder))
         gateway = Gateway(
             pool=pool,
             scheduler=scheduling.scheduler,
             deliveries=deliveries,
+            chats=chats,
             containment=containment,
             journal=scheduling.journal,
             clock=clock,
@@ -277,6 +284,20 @@ async def gateway_bench(
             redactor=redactor or Redactor(),
         )
         yield GatewayBench(gateway, pool, containment, scheduling, clock)
+
+
+@asynccontextmanager
+async def _running_chats(pool: FakePool, scheduling: Bench, folder: Path) -> AsyncIterator[Chats]:
+    """Chats without a model, on servers that are no processes."""
+    clock, journal, database = scheduling.clock, scheduling.journal, scheduling.database
+    approvals = Approvals(DatabaseApprovals(database), clock=clock, journal=journal, timeout=lambda: 60.0)
+    servers = cast("ServerPool", pool)
+    agent = Agent(servers, config=AgentConfig(), approvals=approvals, data_dir=folder, clock=clock)
+    chats = Chats(database, agent, clock=clock, journal=journal)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(chats.run)
+        yield chats
+        tasks.cancel_scope.cancel()
 
 
 def client_of(gateway: Gateway, *, headers: Mapping[str, str] | None = None) -> httpx2.AsyncClient:

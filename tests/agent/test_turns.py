@@ -62,7 +62,7 @@ async def test_stopping_aborts_the_request_to_the_model(tmp_path: Path, model: S
     async with chat_bench(tmp_path, agent_config(model)) as bench:
         found = await bench.chat()
         turn = await bench.chats.send(found.id, UserMessage("hello"))
-        await wait_until(lambda: model.held == 1)
+        await wait_until(lambda: model.held == 1, seconds=60)
         assert bench.chats.stop(found.id)
         ended = await turn.wait()
         assert (ended.state, ended.text) == ("stopped", "this is ")

@@ -257,7 +257,7 @@ def test_a_schedule_that_cannot_be_meant(sexton: Sexton, gateway: Served, argume
     ("arguments", "said"),
     [
         ([], "A job does one thing, and this one does nothing."),
-        (["--call", "time.now", "--command", "--", "ls"], "A job does one thing, and this one does two."),
+        (["--call", "time.now", "--command", "--", "ls"], "A job does one thing, and this one does several."),
         (["--call", "time"], "--call is 'time'; it must be SERVER.TOOL."),
         (["--call", "tiem.now"], "There is no server 'tiem'."),
         (["--call", "time.now", "extra"], "'extra' was not expected."),

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, Literal, TypeAlias, final
@@ -262,14 +262,13 @@ class Chats:
         while True:
             over = self._over.setdefault(turn_id, anyio.Event())
             row = await self._store.turn(turn_id)
-            if row.merged_into:
-                self._over.pop(turn_id, None)
-                turn_id = row.merged_into
-            elif row.state.is_over:
-                self._over.pop(turn_id, None)
-                return _ended(row)
-            else:
+            if not row.state.is_over:
                 await over.wait()
+                continue
+            self._is_over(turn_id)  # wakes whoever else waits
+            if not row.merged_into:
+                return _ended(row)
+            turn_id = row.merged_into
 
     # Approvals
 
@@ -333,7 +332,7 @@ class Chats:
         found = await self._store.find(row.conversation)
         lane.feed.tell(TurnStarted(turn=row.id, text=row.said.text, author=row.said.author))
         self._journal.append("turn.started", subject=found.key, turn=row.id, conversation=row.conversation)
-        record = _Record(self._store, lane, running, clock=self._clock)
+        record = _Record(self._store, lane, running, clock=self._clock, on_merged=self._is_over)
         ended = await self._outcome(found, running, record, again=again)
         await self._end(found, lane, running, ended)
 
@@ -458,8 +457,17 @@ class Chats:
 class _Record:
     """Writes a turn of a conversation down, and tells those who follow it."""
 
-    def __init__(self, store: ConversationStore, lane: _Lane, running: _Running, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: ConversationStore,
+        lane: _Lane,
+        running: _Running,
+        *,
+        clock: Clock,
+        on_merged: Callable[[str], None],
+    ) -> None:
         self._store = store
+        self._on_merged = on_merged
         self._lane = lane
         self._running = running
         self._clock = clock
@@ -483,6 +491,7 @@ class _Record:
             if turn_id in self._lane.waiting:
                 self._lane.waiting.remove(turn_id)
                 taken.append(await self._store.merge_turn(turn_id, self._running.row.id, at=self._clock.now()))
+                self._on_merged(turn_id)
         return tuple(taken)
 
     def tell(self, event: TurnEvent) -> None:

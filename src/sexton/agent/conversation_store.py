@@ -271,7 +271,7 @@ def _find(connection: Connection, conversation_id: str) -> Conversation:
     row = connection.execute(select(conversation).where(conversation.c.id == conversation_id)).one_or_none()
     if row is None:
         raise UnknownConversation(
-            f"There is no conversation {conversation_id!r}.", hint="see them all: sexton chat --list"
+            f"There is no conversation {conversation_id!r}.", hint="see them all: sexton chat list"
         )
     return _conversation_of(connection, row)
 

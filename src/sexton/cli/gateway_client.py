@@ -88,9 +88,19 @@ class GatewayClient:
                 if line.startswith("data: "):
                     yield json.loads(line[6:])
 
+    @contextmanager
+    def following(self, path: str) -> Iterator[Iterator[Mapping[str, Any]]]:
+        """Server-sent events at a path, as documents; nothing that happens within the block is missed."""
+        with self._told(), self._http.stream("GET", path, timeout=None) as answer:
+            if answer.is_error:
+                answer.read()
+            lines = self._checked(answer).iter_lines()
+            yield (json.loads(line[6:]) for line in lines if line.startswith("data: "))
+
     def _ask(self, method: str, path: str, **how: Any) -> Any:
         with self._told():
-            return self._checked(self._http.request(method, path, **how)).json()
+            answer = self._checked(self._http.request(method, path, **how))
+            return None if answer.status_code == 204 else answer.json()
 
     @contextmanager
     def _told(self) -> Iterator[None]:

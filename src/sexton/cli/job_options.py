@@ -68,20 +68,41 @@ def _next_at(wall: time, here: datetime) -> datetime:
     )
 
 
-def parse_action(*, call: str | None, arguments: str | None, command: bool, argv: Sequence[str]) -> dict[str, Any]:
-    """Exactly one of a tool call and a program; a program starts in the folder where this was typed."""
-    if (call is not None) == command:
+def parse_action(
+    *,
+    call: str | None,
+    arguments: str | None,
+    command: bool,
+    argv: Sequence[str],
+    prompt: str | None = None,
+    servers: Sequence[str] = (),
+    models: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Exactly one of a tool call, a program and a prompt; a program starts in the folder where this was typed."""
+    given = [call is not None, command, prompt is not None].count(True)
+    if given != 1:
         raise UsageError(
-            "A job does one thing, and this one does " + ("two." if command else "nothing."),
-            hint="give --call SERVER.TOOL (with --arguments JSON), or --command -- PROGRAM ARGUMENT …",
+            "A job does one thing, and this one does " + ("several." if given else "nothing."),
+            hint="give --call SERVER.TOOL (with --arguments JSON), --command -- PROGRAM ARGUMENT …, or --prompt TEXT",
         )
+    if (servers or models) and prompt is None:
+        raise UsageError(f"--{'server' if servers else 'model'} belongs to --prompt.")
+    if arguments is not None and call is None:
+        raise UsageError("--arguments belongs to --call.", hint="write a program's arguments after it")
     if call is not None:
         return _call_action(call, arguments, argv)
+    if prompt is not None:
+        return _prompt_action(prompt, servers, models, argv)
     if not argv:
         raise UsageError("--command is given, but no program.", hint="put it after two dashes: --command -- PROGRAM …")
-    if arguments is not None:
-        raise UsageError("--arguments belongs to --call.", hint="write a program's arguments after it")
     return {"kind": "command", "argv": list(argv), "cwd": str(Path.cwd())}
+
+
+def _prompt_action(prompt: str, servers: Sequence[str], models: Sequence[str], argv: Sequence[str]) -> dict[str, Any]:
+    if argv:
+        raise UsageError(f"{argv[0]!r} was not expected.", hint="put the whole prompt into quotes: --prompt '…'")
+    action: dict[str, Any] = {"kind": "prompt", "prompt": prompt, "servers": list(servers)}
+    return action | ({"models": list(models)} if models else {})
 
 
 def _call_action(call: str, arguments: str | None, argv: Sequence[str]) -> dict[str, Any]:

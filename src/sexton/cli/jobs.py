@@ -94,6 +94,8 @@ def does(action: Mapping[str, Any]) -> str:
             return f"{server}.{tool}"
         case {"kind": "command", "argv": argv}:
             return shlex.join(argv)
+        case {"kind": "prompt", "prompt": prompt}:
+            return f"asks: {' '.join(str(prompt).split())}"
         case _:
             return str(action.get("kind", ""))
 
@@ -211,6 +213,15 @@ def add(
     call: Annotated[str | None, typer.Option(metavar="SERVER.TOOL", help="Call this tool.")] = None,
     arguments: Annotated[str | None, typer.Option(metavar="JSON", help="The tool's arguments.")] = None,
     command: Annotated[bool, typer.Option("--command", help="Run the program after `--`.")] = False,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="Ask an agent this.")] = None,
+    server: Annotated[
+        list[str] | None,
+        typer.Option("--server", metavar="SERVER", help="Whose tools the prompt gets; may be given several times."),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", metavar="MODEL", help="Who answers the prompt; the next one if it cannot."),
+    ] = None,
     timezone: Annotated[str | None, typer.Option(metavar="ZONE", help="For --cron and --at; default: yours.")] = None,
     timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="A run ends after so long.")] = None,
     overlap: Annotated[
@@ -239,7 +250,15 @@ def add(
     document: dict[str, Any] = {
         "name": name,
         "schedule": parse_schedule(every=every, cron=cron, at=at, zone=_zone(zone)),
-        "action": parse_action(call=call, arguments=arguments, command=command, argv=argv or []),
+        "action": parse_action(
+            call=call,
+            arguments=arguments,
+            command=command,
+            argv=argv or [],
+            prompt=prompt,
+            servers=server or (),
+            models=model or (),
+        ),
         "timezone": zone,
         "timeout": None if timeout is None else parse_span("--timeout", timeout),
         "overlap": overlap,

@@ -13,7 +13,21 @@ from typing import Annotated
 import typer
 
 import sexton
-from sexton.cli import browser, calls, deliveries, jobs, mcp_stdio, processes, runs, servers, setup, tokens, up
+from sexton.cli import (
+    approvals,
+    browser,
+    calls,
+    chat,
+    deliveries,
+    jobs,
+    mcp_stdio,
+    processes,
+    runs,
+    servers,
+    setup,
+    tokens,
+    up,
+)
 from sexton.cli.options import ConfigOption, DataOption, data_dir_of, remember
 from sexton.cli.output import tell_error
 from sexton.errors import SextonError, UsageError
@@ -35,6 +49,8 @@ calls.add_to(app)
 mcp_stdio.add_to(app)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(runs.app, name="runs")
+app.add_typer(chat.app, name="chat")
+app.add_typer(approvals.app, name="approvals")
 app.add_typer(deliveries.app, name="deliveries")
 processes.add_to(app)
 app.add_typer(tokens.app, name="token")

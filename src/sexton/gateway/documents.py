@@ -258,6 +258,79 @@ class RunRecordDocument(TypedDict):
     calls: Sequence[ToolCallDocument]
 
 
+class ConversationDocument(TypedDict):
+    """`key` is how its way in knows it; `busy`: a turn waits or is under way."""
+
+    id: str
+    key: str
+    way: str
+    title: str
+    created_at: str
+    changed_at: str
+    busy: bool
+
+
+class MessageDocument(TypedDict):
+    """`number` orders; `role` is user or assistant; `cut`: the model was stopped in the middle of it."""
+
+    number: int
+    turn: str
+    role: str
+    text: str
+    author: str
+    cut: bool
+    at: str
+    images: Sequence[Mapping[str, Any]]  # media_type, name, bytes; in an export: data, in base64
+    calls: Sequence[Mapping[str, Any]]  # id, server, tool, arguments, state, result, seconds, images
+
+
+class TurnDocument(TypedDict):
+    """One message that was sent, and what became of it."""
+
+    id: str
+    state: str
+    text: str
+    error: str | None
+    hint: str | None
+    usage: Mapping[str, Any]  # steps, calls, input_tokens, output_tokens, cost, seconds, models
+
+
+class ConversationRecordDocument(TypedDict):
+    """`turns` are those that wait, run, failed or were stopped."""
+
+    conversation: ConversationDocument
+    messages: Sequence[MessageDocument]
+    turns: Sequence[TurnDocument]
+
+
+class FoundDocument(TypedDict):
+    """A message that a search found; in `excerpt` the words stand between « and »."""
+
+    conversation: str
+    title: str
+    number: int
+    role: str
+    excerpt: str
+    at: str
+
+
+class ApprovalDocument(TypedDict):
+    """A question for a person.  `kind` is call, elicitation or sampling; `holder` is the run or chat that waits."""
+
+    id: str
+    kind: str
+    holder: str
+    turn: str
+    server: str
+    tool: str
+    question: Mapping[str, Any]
+    state: str
+    asked_at: str
+    expires_at: str
+    answered_at: str | None
+    answered_by: str | None
+
+
 class TreeDocument(TypedDict):
     """One process tree; `holders` are those who use its server at this moment."""
 

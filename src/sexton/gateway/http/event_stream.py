@@ -7,7 +7,7 @@ the journal still has; where it has it no longer, the journal's `journal.gap` ev
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import islice
 from typing import final
 
@@ -43,7 +43,8 @@ async def stream_events(gateway: Gateway, request: Request) -> Response:
         return (not kinds or event.kind.startswith(kinds) or event.kind == GAP) and subject in (None, event.subject)
 
     frame = unnamed_frame if "unnamed" in request.query_params else event_frame
-    return EventStream(gateway, after=_resume_point(gateway, request), is_wanted=is_wanted, frame=frame)
+    frames = _journal_frames(gateway, after=_resume_point(gateway, request), is_wanted=is_wanted, frame=frame)
+    return FrameStream(gateway, frames)
 
 
 async def list_events(gateway: Gateway, request: Request) -> Sequence[EventDocument]:
@@ -102,47 +103,52 @@ def _resume_point(gateway: Gateway, request: Request) -> int | None:
     return 0 if int(said[:20]) > gateway.journal.last_id else int(said)
 
 
-class EventStream(Response):
-    """A response that ends when the client goes away or the server closes, never by itself."""
+class FrameStream(Response):
+    """A response that ends when the client goes away, the server closes, or there are no more frames."""
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        *,
-        after: int | None,
-        is_wanted: Callable[[Event], bool],
-        frame: Callable[[Event], bytes],
-    ) -> None:
+    def __init__(self, gateway: Gateway, frames: AsyncIterator[bytes]) -> None:
         super().__init__(headers=_HEADERS)
         del self.headers["content-length"]
         self._gateway = gateway
-        self._after = after
-        self._is_wanted = is_wanted
-        self._frame = frame
+        self._frames = frames
+        self._is_whole = False
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async with anyio.create_task_group() as tasks:
             line = _Line(send, tasks.cancel_scope)
-            tasks.start_soon(self._send_events, line)
+            tasks.start_soon(self._send_frames, line, tasks.cancel_scope)
             tasks.start_soon(self._send_comments, line)
             tasks.start_soon(cancel_when_set, self._gateway.closing, tasks.cancel_scope)
             tasks.start_soon(cancel_when_gone, receive, tasks.cancel_scope)
-        if self._gateway.closing.is_set():
+        if self._is_whole or self._gateway.closing.is_set():
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send_events(self, line: _Line) -> None:
+    async def _send_frames(self, line: _Line, scope: anyio.CancelScope) -> None:
         await line.write(b"retry: 1000\n\n")
-        async for event in self._gateway.journal.subscribe(self._after):
-            if self._is_wanted(event):
-                await line.write(self._frame(event))
+        async for frame in self._frames:
+            await line.write(frame)
+        self._is_whole = True
+        scope.cancel()
 
     async def _send_comments(self, line: _Line) -> None:
         while True:
             await anyio.sleep(KEEP_ALIVE)
             await line.write(b": still here\n\n")
+
+
+async def _journal_frames(
+    gateway: Gateway,
+    *,
+    after: int | None,
+    is_wanted: Callable[[Event], bool],
+    frame: Callable[[Event], bytes],
+) -> AsyncIterator[bytes]:
+    async for event in gateway.journal.subscribe(after):
+        if is_wanted(event):
+            yield frame(event)
 
 
 @final

@@ -58,12 +58,36 @@ class CommandAction(RequestBody):
         return ()
 
 
+class PromptTools(RequestBody):
+    allow: list[str] | None = None
+    deny: list[str] = Field(default_factory=list)
+
+
+class PromptAction(RequestBody):
+    """One turn of an agent with the tools of `servers`; None is what `[agent]` says."""
+
+    kind: Literal["prompt"]
+    prompt: str = Field(min_length=1)
+    servers: list[str] = Field(default_factory=list)
+    models: list[str] | None = None
+    instructions: str = ""
+    output_schema: dict[str, Any] | None = None
+    max_steps: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_cost: float | None = Field(default=None, gt=0)
+    tools: PromptTools = Field(default_factory=PromptTools)
+    approvals: Literal["never", "destructive", "always"] = "never"
+
+    def resources(self) -> tuple[str, ...]:
+        return tuple(f"server:{server}" for server in self.servers)
+
+
 class JobRequest(RequestBody):
     """A job as `sexton jobs add` and others hand it in.  Without a schedule it only runs by hand.  Times in seconds."""
 
     name: str
     schedule: ScheduleRequest | None = None
-    action: Annotated[CallAction | CommandAction, Field(discriminator="kind")]
+    action: Annotated[CallAction | CommandAction | PromptAction, Field(discriminator="kind")]
     timezone: str = "UTC"
     jitter: Seconds = 0
     overlap: Literal["skip", "queue", "replace", "parallel"] = "skip"
@@ -201,6 +225,8 @@ async def _known_job(gateway: Gateway, request: Request) -> JobStatus:
 async def _put(gateway: Gateway, asked: JobRequest) -> JobDocument:
     if isinstance(asked.action, CallAction):
         await _check_tool(gateway, asked.action)
+    if isinstance(asked.action, PromptAction):
+        _check_prompt(gateway, asked.action)
     for target in asked.deliver:
         gateway.deliveries.check(target)
     await gateway.scheduler.put_job(asked.job())
@@ -217,6 +243,16 @@ async def _check_tool(gateway: Gateway, action: CallAction) -> None:
     if action.tool not in usable:
         listing = f"sexton servers tools {server}; if it is new: sexton servers check {server}"
         raise not_found(f"usable tool of server {server!r} named", action.tool, usable, listing=listing)
+
+
+def _check_prompt(gateway: Gateway, action: PromptAction) -> None:
+    """Refuse servers and models that are not there.  Without any model the job is taken: it tells when it runs."""
+    for server in action.servers:
+        known_server(gateway, server)
+    known = gateway.chats.config.models
+    for model in action.models or ():
+        if model not in known:
+            raise not_found("model", model, known, listing="[models] in sexton.toml")
 
 
 def refuse_configured(gateway: Gateway, job: Job) -> None:

@@ -203,7 +203,7 @@ class Gateway:
     pool: Pool
     scheduler: Scheduler
     deliveries: Deliveries
-    chats: Chats | None = None
+    chats: Chats
     containment: Containment
     journal: Journal
     clock: Clock

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from sexton.agent import ApprovalOver, UnknownApproval, UnknownConversation, UnknownMessage
 from sexton.database import DatabaseError
 from sexton.errors import SextonError, UsageError
 from sexton.gateway.deliveries import UnknownDelivery
@@ -34,6 +35,10 @@ _STATUSES: Mapping[type[SextonError], tuple[int, str]] = {
     UnknownJob: (404, "not-found"),
     UnknownRun: (404, "not-found"),
     UnknownDelivery: (404, "not-found"),
+    UnknownConversation: (404, "not-found"),
+    UnknownMessage: (404, "not-found"),
+    UnknownApproval: (404, "not-found"),
+    ApprovalOver: (409, "over"),
     UsageError: (400, "bad-request"),
     ToolDenied: (403, "denied"),
     CallTimedOut: (504, "timed-out"),
