@@ -19,7 +19,7 @@ test: $(STAMP) $(SERVERS_STAMP) debian  ## everything that must hold: format, li
 	@$(MAKE) --no-print-directory conformance
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-conformance: $(STAMP) $(CONFORMANCE_STAMP)  ## the official MCP suite, against a server made with the SDK
+conformance: $(STAMP) $(CONFORMANCE_STAMP)  ## the official MCP suite, against the SDK directly and through the gateway
 	PYTHONPATH=tests $(BIN)/python -m conformance
 
 DEBIAN_PACKAGES := iproute2 systemd

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,14 +29,19 @@ def score(findings: Iterable[Finding]) -> Score:
     return Score(passed=statuses.count(PASSED), failed=sum(status in BAD for status in statuses))
 
 
-def worse(direct: Iterable[Finding], through: Iterable[Finding]) -> list[Finding]:
-    """Return the checks that the gateway spoils: they pass directly and do not through it, or only fail through it."""
+def worse(direct: Iterable[Finding], through: Iterable[Finding], *, optional: Collection[str] = ()) -> list[Finding]:
+    """Return the checks that the gateway spoils: they pass directly and do not through it, or only fail through it.
+
+    Those in `optional` need not be made through it, and must not fail.
+    """
     passes_directly = _verdicts(direct)
     passes_through = _verdicts(through)
     spoiled = [
-        passes_through.get(key, Finding(scenario=key[0], check=key[1], status="MISSING"))
+        found
         for key, finding in passes_directly.items()
-        if finding.status == PASSED and _status(passes_through, key) != PASSED
+        if finding.status == PASSED
+        if (found := passes_through.get(key, _missing(key))).status != PASSED
+        if found.check not in optional or found.status in BAD
     ]
     new = [finding for key, finding in passes_through.items() if key not in passes_directly and finding.status in BAD]
     return spoiled + new
@@ -66,5 +71,5 @@ def _badness(finding: Finding) -> int:
     return (PASSED, "INFO", "SKIPPED", "WARNING", "FAILURE").index(finding.status)
 
 
-def _status(verdicts: Mapping[tuple[str, str], Finding], key: tuple[str, str]) -> str:
-    return verdicts[key].status if key in verdicts else "MISSING"
+def _missing(key: tuple[str, str]) -> Finding:
+    return Finding(scenario=key[0], check=key[1], status="MISSING")

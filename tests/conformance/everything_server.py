@@ -296,10 +296,10 @@ async def test_streaming_elicitation(ctx: Ctx, arguments: Arguments) -> list[Doc
 
 @tool("Needs a client that has a model")
 async def test_missing_capability(ctx: Ctx, arguments: Arguments) -> list[Document]:
-    if "sampling" not in Asking.of(ctx).capabilities:
+    if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS and "sampling" not in Asking.of(ctx).capabilities:
         data: Document = {"requiredCapabilities": {"sampling": {}}}
         raise MCPError(types.MISSING_REQUIRED_CLIENT_CAPABILITY, "this tool needs sampling", data)
-    return [text("the client can sample")]
+    return await test_sampling(ctx, {"prompt": "Are you there?"})
 
 
 @tool("Greets, once it knows whom")

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, final
 
+import anyio
 from mcp.server.context import ServerRequestContext
 from mcp.shared.message import ServerMessageMetadata
 from mcp_types import (
@@ -76,7 +77,7 @@ class Asking:
         Raises InputRequired where the client must call again first.
         """
         if not self._in_rounds:
-            return {key: await self._push(request) for key, request in requests.items()}
+            return await self._push_all(requests)
         if any(key not in self._known for key in requests):
             raise InputRequired(requests, json.dumps(self._known))
         return {key: self._known[key] for key in requests}
@@ -84,6 +85,17 @@ class Asking:
     @property
     def _in_rounds(self) -> bool:
         return self.ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+
+    async def _push_all(self, requests: Mapping[str, Document]) -> dict[str, Document]:
+        answers: dict[str, Document] = {}
+
+        async def push(key: str, request: Document) -> None:
+            answers[key] = await self._push(request)
+
+        async with anyio.create_task_group() as tasks:
+            for key, request in requests.items():
+                tasks.start_soon(push, key, request)
+        return answers
 
     async def _push(self, request: Document) -> Document:
         asked, answered = _FORMS[request["method"]]

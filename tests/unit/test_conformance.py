@@ -49,6 +49,12 @@ def test_checks_of_the_same_name_in_two_scenarios_are_two() -> None:
     assert [each.scenario for each in worse(direct, through)] == ["ping"]
 
 
+@pytest.mark.parametrize(("status", "spoiled"), [("INFO", []), ("WARNING", [("a", "WARNING")])])
+def test_an_optional_check_need_not_be_made_and_must_not_fail(status: str, spoiled: list[tuple[str, str]]) -> None:
+    assert names(worse([finding("a", "SUCCESS")], [finding("a", status)], optional={"a"})) == spoiled
+    assert worse([finding("a", "SUCCESS")], [], optional={"a"}) == []
+
+
 def test_the_score_counts_each_check_and_warnings_as_failed() -> None:
     findings = [finding(f"{number}", status) for number, status in enumerate(("SUCCESS", "INFO", "WARNING", "FAILURE"))]
     assert str(score(findings)) == "1/2"

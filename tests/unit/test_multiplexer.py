@@ -80,8 +80,8 @@ class Stage:
         self.mux = Multiplexer("demo", self.wire, on_list_changed=self.changed.append)
 
     @asynccontextmanager
-    async def holder(self, name: str, *, is_holder: bool = True) -> AsyncIterator[Holder]:
-        holder = Holder(VirtualConnection(self.mux, name, is_holder=is_holder))
+    async def holder(self, name: str, *, owner: str | None = None, is_holder: bool = True) -> AsyncIterator[Holder]:
+        holder = Holder(VirtualConnection(self.mux, name, owner=owner, is_holder=is_holder))
         async with anyio.create_task_group() as tasks:
             await tasks.start(holder.connection.run, holder.on_request, holder.on_notify)
             yield holder
@@ -288,6 +288,53 @@ async def test_a_question_that_could_be_about_two_calls_is_declined_in_words(sta
         assert error["code"] == INVALID_REQUEST
         assert "2 callers have calls in flight" in error["message"]
         assert a.asked == b.asked == []
+
+
+async def test_of_several_callers_of_one_owner_the_only_one_that_is_not_being_asked_is_asked(stage: Stage) -> None:
+    """A person who takes long to answer in one editor must not keep another editor's calls from asking."""
+    async with stage.holder("a", owner="me") as a, stage.holder("b", owner="me") as b, calls() as running:
+        a.answer_now = anyio.Event()
+        running.start("one", a)
+        await stage.settled()
+        stage.mux.receive({"id": 1, "method": "elicitation/create", "params": {"message": "first"}})
+        await stage.settled()
+        running.start("two", b)
+        await stage.settled()
+        stage.mux.receive({"id": 2, "method": "elicitation/create", "params": {"message": "second"}})
+        await stage.settled()
+        assert [len(each.asked) for each in (a, b)] == [1, 1]
+        assert stage.wire.sent[-1] == {"jsonrpc": "2.0", "id": 2, "result": {"answered by": "b"}}
+        a.answer_now.set()
+
+
+async def test_of_callers_that_are_all_being_asked_the_last_one_is_asked_more(stage: Stage) -> None:
+    """Some servers ask for several things at a time."""
+    async with stage.holder("a", owner="me") as a, stage.holder("b", owner="me") as b, calls() as running:
+        for number, holder in enumerate((a, b)):
+            holder.answer_now = anyio.Event()
+            running.start(f"call {number}", holder)
+            await stage.settled()
+            stage.mux.receive({"id": number, "method": "elicitation/create", "params": {}})
+            await stage.settled()
+        stage.mux.receive({"id": 2, "method": "roots/list"})
+        await stage.settled()
+        assert [len(each.asked) for each in (a, b)] == [1, 2]
+
+
+async def test_a_question_is_never_passed_to_another_owners_holder_on_a_guess(stage: Stage) -> None:
+    async with stage.holder("a", owner="me") as a, stage.holder("b", owner="you") as b, calls() as running:
+        a.answer_now = anyio.Event()
+        running.start("one", a)
+        await stage.settled()
+        stage.mux.receive({"id": 1, "method": "elicitation/create", "params": {"message": "first"}})
+        await stage.settled()
+        running.start("two", b)
+        await stage.settled()
+        stage.mux.receive({"id": 2, "method": "elicitation/create", "params": {"message": "second, of a or of b"}})
+        await stage.settled()
+        assert "2 callers have calls in flight" in stage.wire.sent[-1]["error"]["message"]
+        assert b.asked == []
+        a.answer_now.set()
 
 
 async def test_a_question_out_of_nowhere_goes_to_the_only_holder_or_to_nobody(stage: Stage) -> None:

@@ -83,6 +83,11 @@ class Call:
         return self.method in LONG_RUNNING
 
     @property
+    def is_paused(self) -> bool:
+        """Whether the server waits for the holder's answer to a question."""
+        return self._paused > 0
+
+    @property
     def answered(self) -> bool:
         """Whether the outcome is known."""
         return self._answered.is_set()

@@ -41,6 +41,7 @@ class Callbacks:
 class _AnyHolder:
     """Stands for all the holders that a process will have, when it is told at its start what its client can do."""
 
+    owner = None
     client_info: Mapping[str, Any] = {"name": "sexton", "version": __version__}
     capabilities: Mapping[str, Any] = {
         "sampling": {},

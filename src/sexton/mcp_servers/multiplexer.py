@@ -9,9 +9,10 @@ has nothing better to offer):
 
 * a request of the server (sampling, elicitation, roots): to the one holder
   with calls in flight, where a tool call, a prompt or a resource counts before
-  a mere listing; when no call is in flight, to the only holder there is; in any
-  other case it is declined with an error that says so.  `ping` is always
-  answered;
+  a mere listing; of several such holders that act for one owner, to the only
+  one that is not being asked something already, or the one that was asked last;
+  when no call is in flight, to the only holder there is; in any other case it is
+  declined with an error that says so.  `ping` is always answered;
 * a log message: to the holders with calls in flight, at or above the level
   each of them asked for;
 * `resources/updated`: to its subscribers;
@@ -75,6 +76,7 @@ class Multiplexer:
         self._connections: list[VirtualConnection] = []
         self._subscriptions: SubscriptionBook[VirtualConnection] = SubscriptionBook()
         self._log_levels: LogLevels[VirtualConnection] = LogLevels()
+        self._asked_last: VirtualConnection | None = None
         self._end: ConnectionEnd | None = None
         self._handshake: tuple[str, dict[str, Any]] | None = None
         self.tool_calls = 0
@@ -215,6 +217,7 @@ class Multiplexer:
         if causer is None:
             self.decline(request_id, method, reason)
         else:
+            self._asked_last = causer
             causer.serve(request_id, method, params)
 
     def _causer(self) -> tuple[VirtualConnection | None, str]:
@@ -222,7 +225,8 @@ class Multiplexer:
         if len(busy) == 1:
             return busy[0], ""
         if busy:
-            return None, f"{len(busy)} callers have calls in flight, and nothing says whose call it belongs to"
+            likeliest = self._likeliest(busy)
+            return likeliest, f"{len(busy)} callers have calls in flight, and nothing says whose call it belongs to"
         only = self._only_holder()
         return only, "no call is in flight that it could belong to"
 
@@ -378,6 +382,15 @@ class Multiplexer:
         likely = [call for call in occupying if call.runs_long] or occupying
         busy = dict.fromkeys(self._callers[call.wire_id] for call in likely)
         return [connection for connection in busy if connection.is_holder]
+
+    def _likeliest(self, busy: list[VirtualConnection]) -> VirtualConnection | None:
+        """Of several callers of one owner, the only one that is not asked already; if all are, who was asked last."""
+        if len({connection.owner for connection in busy}) > 1:
+            return None
+        unasked = [each for each in busy if any(not call.is_paused for call in self.calls_of(each))]
+        if not unasked:  # some servers ask several questions at a time
+            return self._asked_last if self._asked_last in busy else None
+        return unasked[0] if len(unasked) == 1 else None
 
     def _only_holder(self) -> VirtualConnection | None:
         holders = [connection for connection in self._connections if connection.is_holder]

@@ -13,6 +13,11 @@ class Peer(Protocol):
     """One holder's side of what a server says by itself; everything is JSON, unchecked."""
 
     @property
+    def owner(self) -> str | None:
+        """Whom it acts for, if others act for them as well: what one of them is asked is no secret to the others."""
+        ...
+
+    @property
     def client_info(self) -> Mapping[str, Any]:
         """Its name and version (MCP: Implementation)."""
         ...

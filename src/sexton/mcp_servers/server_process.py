@@ -403,7 +403,8 @@ class ServerProcess:
         return f"run the command of [servers.{name}] by hand to see why it ends"
 
     def _session(self, holder: str, callbacks: Callbacks, *, is_holder: bool) -> HolderSession:
-        connection = VirtualConnection(self._multiplexer, holder, is_holder=is_holder)
+        owner = callbacks.peer.owner if callbacks.peer else None
+        connection = VirtualConnection(self._multiplexer, holder, owner=owner, is_holder=is_holder)
         return HolderSession(connection, callbacks, call_timeout=self.config.call_timeout, schemas=self._schemas)
 
     def _take_line(self, line: bytes) -> None:

@@ -71,8 +71,10 @@ class VirtualConnection:
     are ended, and late answers are dropped.
     """
 
-    def __init__(self, wire: SharedWire, holder: str, *, is_holder: bool = True) -> None:
+    def __init__(self, wire: SharedWire, holder: str, *, owner: str | None = None, is_holder: bool = True) -> None:
         self.holder = holder
+        self.owner = owner or holder
+        """For whom the holder acts; questions are never passed to somebody else's holder on a guess."""
         self.is_holder = is_holder
         """False for our own connection, on which the handshake is done and tools are listed."""
         self._wire = wire

@@ -170,7 +170,9 @@ class Core:
         if client is None:
             if not await self._make_room():
                 return None
-            client = self._modern[key] = ModernClient(self._pool, key=key, name=str(name or ""), clock=self._clock)
+            client = self._modern[key] = ModernClient(
+                self._pool, owner=owner, key=key, name=str(name or ""), clock=self._clock
+            )
             self._news.set()
         return client
 

@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol, final
 
 import anyio
+from mcp import MCPError
 
 from sexton.clock import Clock
 from sexton.errors import SextonError
@@ -45,11 +46,18 @@ class ClientPeer:
     way, else whatever the client has for what belongs to no call (`otherwise`).
     """
 
-    def __init__(self, client_info: Params, capabilities: Params, otherwise: Sink | None) -> None:
+    def __init__(self, client_info: Params, capabilities: Params, otherwise: Sink | None, *, token: str) -> None:
+        self.owner: str | None = f"token:{token}"
         self.client_info: Mapping[str, Any] = client_info
         self.capabilities: Mapping[str, Any] = capabilities
+        self.missing: str | None = None
+        """The capability that a server asked for in vain, and could not be given a polite answer about."""
         self._otherwise = otherwise
         self._calls: list[Sink] = []
+
+    def forget_missing(self) -> None:
+        """Another call begins."""
+        self.missing = None
 
     def begin(self, call: Sink) -> None:
         """`call` is under way from here on."""
@@ -62,9 +70,14 @@ class ClientPeer:
     async def ask(self, method: str, params: Params | None) -> dict[str, Any]:
         """Put a server's question to the client; one that cannot answer declines."""
         sink = self._latest()
-        if sink is None or QUESTIONS.get(method) not in self.capabilities:
+        needed = QUESTIONS.get(method)
+        if sink is not None and needed in self.capabilities:
+            return await sink.ask(method, params)
+        try:
             return polite_refusal(method)
-        return await sink.ask(method, params)
+        except MCPError:
+            self.missing = needed
+            raise
 
     def hear(self, method: str, params: Params | None) -> None:
         """Pass on what a server says."""
@@ -98,10 +111,10 @@ class Holding:
         clock: Clock,
     ) -> None:
         self.server = server
+        self.peer = peer
         self._pool = pool
         self._holder = holder
         self._allow = allow
-        self._peer = peer
         self._clock = clock
         self._users = 0
         self._used_at = -math.inf
@@ -120,7 +133,7 @@ class Holding:
         """
         self._users += 1
         if call is not None:
-            self._peer.begin(call)
+            self.peer.begin(call)
         try:
             lease = self._lease
             if lease is None or lease.is_over:
@@ -130,7 +143,7 @@ class Holding:
             yield lease
         finally:
             if call is not None:
-                self._peer.end(call)
+                self.peer.end(call)
             self._users -= 1
             self._used_at = self._clock.monotonic()
 
@@ -160,7 +173,7 @@ class Holding:
                 return self._lease
             await self.release()
             context = self._pool.lease(
-                self.server, holder=self._holder, allow=self._allow, callbacks=Callbacks(peer=self._peer)
+                self.server, holder=self._holder, allow=self._allow, callbacks=Callbacks(peer=self.peer)
             )
             self._lease = await context.__aenter__()
             self._context = context

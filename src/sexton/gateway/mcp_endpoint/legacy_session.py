@@ -126,7 +126,7 @@ class LegacySession:
     def holding(self, server: str) -> Holding:
         """Return its use of a server."""
         if (held := self._holdings.get(server)) is None:
-            peer = ClientPeer(self.client_info, self.capabilities, _Aside(self))
+            peer = ClientPeer(self.client_info, self.capabilities, _Aside(self), token=self.owner)
             held = self._holdings[server] = Holding(
                 self._pool,
                 server,

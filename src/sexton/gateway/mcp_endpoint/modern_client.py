@@ -11,13 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, final
 
 import anyio.abc
 from mcp import MCPError
-from mcp_types import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, LOG_LEVEL_META_KEY
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    LOG_LEVEL_META_KEY,
+    MISSING_REQUIRED_CLIENT_CAPABILITY,
+)
 
 from sexton.clock import Clock
 from sexton.errors import SextonError
@@ -37,8 +42,9 @@ MAY_NEED_INPUT: Final = frozenset({"tools/call", "prompts/get", "resources/read"
 class ModernClient:
     """The servers that it holds.  Each call has a holding to itself, so that what a server asks is about that call."""
 
-    def __init__(self, pool: ServerPool, *, key: str, name: str, clock: Clock) -> None:
+    def __init__(self, pool: ServerPool, *, owner: str, key: str, name: str, clock: Clock) -> None:
         digest = hashlib.sha256(key.encode()).hexdigest()[:6]
+        self.owner = owner
         self.key = key
         self.holder = f"mcp:{name or 'client'}-{digest}"
         self.used_at = clock.monotonic()
@@ -72,7 +78,7 @@ class ModernClient:
         self, server: str, view: View, info: Params, capabilities: Params, otherwise: Sink | None = None
     ) -> tuple[Holding, ClientPeer]:
         """Return a holding, and the client as the server sees it."""
-        peer = ClientPeer(info, capabilities, otherwise)
+        peer = ClientPeer(info, capabilities, otherwise, token=self.owner)
         holding = Holding(
             self._pool, server, holder=self.holder, allow=view.filters.get(server), peer=peer, clock=self._clock
         )
@@ -167,7 +173,7 @@ class ModernCall:
         try:
             with self.client.borrowed(server, self.view, self.client_info, self.capabilities) as holding:
                 async with holding.using(sink, log_level=str(level) if level else None) as lease:
-                    return await forward_from_modern(lease, method, params)
+                    return await _with_what_it_needs(holding.peer, forward_from_modern(lease, method, params))
         except SextonError as error:
             raise rpc_error(error) from error
 
@@ -175,3 +181,25 @@ class ModernCall:
         if self.log_level not in LOG_LEVELS:
             return False
         return level not in LOG_LEVELS or LOG_LEVELS.index(str(level)) >= LOG_LEVELS.index(str(self.log_level))
+
+
+async def _with_what_it_needs(peer: ClientPeer, answer: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    """Return the answer.  Raises MCPError; one that says so when the server asked for what the client cannot do.
+
+    An older server asks before it knows; this era's client is told which capability to declare.
+    """
+    peer.forget_missing()
+    try:
+        result = await answer
+    except MCPError as error:
+        if (missing := peer.missing) is None:
+            raise
+        raise _missing(missing) from error
+    if result.get("isError") and (missing := peer.missing) is not None:
+        raise _missing(missing)
+    return result
+
+
+def _missing(capability: str) -> MCPError:
+    data: dict[str, Any] = {"requiredCapabilities": {capability: {}}}
+    return MCPError(MISSING_REQUIRED_CLIENT_CAPABILITY, f"The server needs a client with {capability}.", data)

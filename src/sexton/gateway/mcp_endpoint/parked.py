@@ -40,7 +40,7 @@ class ParkedCall:
     def __init__(self, owner: str, token: object) -> None:
         self.owner = owner
         self.token = token
-        self.state = STATE_PREFIX + secrets.token_urlsafe(24)
+        self.state = ""
         self.waits_until = math.inf
         self._attached: Told | None = None
         self._questions: dict[str, _Question] = {}
@@ -127,6 +127,7 @@ class ParkedCall:
         return self._result is not None or self._error is not None
 
     def _input_required(self) -> dict[str, Any]:
+        self.state = STATE_PREFIX + secrets.token_urlsafe(24)  # each round has its own, good for one answer
         requests = {key: question.as_request() for key, question in self._questions.items()}
         return {"resultType": "input_required", "inputRequests": requests, "requestState": self.state}
 
