@@ -18,6 +18,7 @@ from sexton.gateway.mcp_endpoint.methods import Methods
 from sexton.gateway.mcp_endpoint.modern_client import ModernClient
 from sexton.gateway.mcp_endpoint.offers import Offers
 from sexton.gateway.mcp_endpoint.parked import ParkedCalls
+from sexton.gateway.mcp_endpoint.reply import Reply
 from sexton.gateway.mcp_endpoint.view import View
 from sexton.gateway.mcp_endpoint.wire import Params, notification
 from sexton.mcp_servers import ServerPool
@@ -58,6 +59,8 @@ class Core:
         self.parked = ParkedCalls(clock, settings.input_timeout)
         self.sessions: dict[str, LegacySession] = {}
         self.listeners: list[Listener] = []
+        self.replies: set[Reply] = set()
+        """The answers that are being made now."""
         self._pool = pool
         self._clock = clock
         self._modern: dict[str, ModernClient] = {}
@@ -78,6 +81,7 @@ class Core:
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
+                tasks.start_soon(self._cut_off)
                 task_status.started()
                 await self._keep_looking()
         finally:
@@ -206,6 +210,12 @@ class Core:
                 listener.list_changed(method)
 
     # Time
+
+    async def _cut_off(self) -> None:
+        """End what still runs when it has had its time."""
+        await self.cutting_off.wait()
+        for reply in tuple(self.replies):
+            reply.go()
 
     async def _keep_looking(self) -> None:
         while True:

@@ -109,13 +109,16 @@ class LegacyHttp:
 
     async def _answer(self, session: LegacySession, message: Message, http: HttpRequest) -> None:
         async def work(reply: Reply) -> tuple[int, Message]:
-            outcome = failure(message["id"], MCPError(REQUEST_CANCELLED, "Request cancelled"))
-            with session.calling(message["id"]):
-                outcome = await self._outcome(session, reply, message)
-            return 200, outcome
+            with session.calling(message["id"], reply.scope):
+                return 200, await self._outcome(session, reply, message)
 
         await reply_while_connected(
-            http.receive, http.send, work, headers=_session_header(session), cutting_off=self._core.cutting_off
+            http.receive,
+            http.send,
+            work,
+            cancelled=failure(message["id"], MCPError(REQUEST_CANCELLED, "Request cancelled")),
+            open_replies=self._core.replies,
+            headers=_session_header(session),
         )
 
     async def _outcome(self, session: LegacySession, reply: Reply, message: Message) -> Message:

@@ -80,13 +80,11 @@ class LegacySession:
     # Calls
 
     @contextmanager
-    def calling(self, request_id: object) -> Iterator[anyio.CancelScope]:
-        """A call is under way, until the client cancels it."""
-        scope = anyio.CancelScope()
+    def calling(self, request_id: object, scope: anyio.CancelScope) -> Iterator[None]:
+        """A call is under way; `scope` is cancelled when the client cancels it."""
         self._calls[request_id] = scope
         try:
-            with scope:
-                yield scope
+            yield
         finally:
             if self._calls.get(request_id) is scope:
                 del self._calls[request_id]

@@ -115,8 +115,13 @@ class ModernHttp:
                 return 200, failure(request_id, MCPError(INTERNAL_ERROR, "Internal server error"))
 
         with client.asking():
-            cutting_off = self._core.cutting_off
-            await reply_while_connected(http.receive, http.send, work, cutting_off=cutting_off)
+            await reply_while_connected(
+                http.receive,
+                http.send,
+                work,
+                cancelled=failure(request_id, MCPError(INTERNAL_ERROR, "Request cancelled")),
+                open_replies=self._core.replies,
+            )
 
     async def _result(self, call: ModernCall, method: str, params: Params) -> dict[str, Any]:
         if method == "server/discover":

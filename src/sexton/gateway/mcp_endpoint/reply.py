@@ -29,13 +29,19 @@ class Reply:
     """The answer to one POST.  `push` never waits; it may be called until `finish` has returned."""
 
     def __init__(self, send: Send, tasks: anyio.abc.TaskGroup, headers: Headers = ()) -> None:
+        self.scope = tasks.cancel_scope
+        """Cancelling it ends the work for this answer."""
+        self.unheard = False
+        """Whether nobody is there any more to hear it."""
         self._send = send
         self._tasks = tasks
         self._headers = headers
         self._frames: list[bytes] = []
         self._more = anyio.Event()
         self._streams = False
+        self._head_sent = False
         self._finished = False
+        self._writing = False
         self._written = anyio.Event()
 
     @property
@@ -45,83 +51,91 @@ class Reply:
 
     def push(self, message: Message) -> None:
         """Say something before the answer."""
-        self.push_frame(event_frame(message))
-
-    def push_frame(self, frame: bytes) -> None:
-        """Say something that is an event already."""
         if self._finished:
             return
-        self._frames.append(frame)
+        self._frames.append(event_frame(message))
         self._more.set()
         if not self._streams:
-            self._streams = True
+            self._streams = self._writing = True
             self._tasks.start_soon(self._write)
 
-    async def finish(self, message: Message | None, *, status: int = 200) -> None:
+    def go(self) -> None:
+        """The client has gone, or has to: what is done for it ends."""
+        self.unheard = True
+        self.scope.cancel()
+
+    async def finish(self, message: Message, *, status: int = 200) -> None:
         """Say the last; `status` counts only when nothing was said before."""
         if self._streams:
-            if message is not None:
-                self.push(message)
+            self.push(message)
             self._finished = True
             self._more.set()
-            await self._written.wait()
+            if self._writing:
+                await self._written.wait()
+            else:  # it was ended with the work
+                await self._write()
             return
         self._finished = True
-        body = b"" if message is None else as_bytes(message)
-        length = (b"content-length", str(len(body)).encode())
-        await self._send({"type": "http.response.start", "status": status, "headers": [*_JSON, length, *self._headers]})
-        await self._send({"type": "http.response.body", "body": body})
+        await send_json(self._send, status, message, headers=self._headers)
 
     async def _write(self) -> None:
-        await self._send({"type": "http.response.start", "status": 200, "headers": [*_EVENTS, *self._headers]})
-        while not (self._finished and not self._frames):
-            frames, self._frames = self._frames, []
-            if frames:
-                await self._send({"type": "http.response.body", "body": b"".join(frames), "more_body": True})
-                continue
-            self._more = anyio.Event()
-            with anyio.move_on_after(KEEP_ALIVE) as silence:
-                await self._more.wait()
-            if silence.cancelled_caught:
-                self._frames.append(b": still here\n\n")
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-        self._written.set()
+        try:
+            if not self._head_sent:
+                self._head_sent = True
+                await self._send({"type": "http.response.start", "status": 200, "headers": [*_EVENTS, *self._headers]})
+            while not (self._finished and not self._frames):
+                await self._write_more()
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._writing = False
+            self._written.set()
+
+    async def _write_more(self) -> None:
+        frames, self._frames = self._frames, []
+        if frames:
+            await self._send({"type": "http.response.body", "body": b"".join(frames), "more_body": True})
+            return
+        self._more = anyio.Event()
+        with anyio.move_on_after(KEEP_ALIVE) as silence:
+            await self._more.wait()
+        if silence.cancelled_caught:
+            self._frames.append(b": still here\n\n")
 
 
 async def reply_while_connected(
     receive: Receive,
     send: Send,
-    work: Callable[[Reply], Awaitable[tuple[int, Message | None]]],
+    work: Callable[[Reply], Awaitable[tuple[int, Message]]],
     *,
+    cancelled: Message,
+    open_replies: set[Reply],
     headers: Headers = (),
-    cutting_off: anyio.Event | None = None,
-) -> bool:
+) -> None:
     """Answer a POST with what `work` returns (HTTP status and message), as long as the client stays.
 
-    When it goes, or `cutting_off` is set, the work is cancelled.  Return whether the answer was sent.
+    When it goes the work is cancelled.  When somebody else cancels `Reply.scope`, `cancelled` is the answer.
+    `open_replies` holds the reply meanwhile.
     """
     done = False
     async with anyio.create_task_group() as tasks:
         reply = Reply(send, tasks, headers)
-        tasks.start_soon(_watch, receive, tasks.cancel_scope)
-        if cutting_off is not None:
-            tasks.start_soon(_cut, cutting_off, tasks.cancel_scope)
-        status, message = await work(reply)
-        await reply.finish(message, status=status)
-        done = True
-        tasks.cancel_scope.cancel()
-    return done
+        open_replies.add(reply)
+        try:
+            tasks.start_soon(_watch, receive, reply)
+            status, message = await work(reply)
+            await reply.finish(message, status=status)
+            done = True
+            tasks.cancel_scope.cancel()
+        finally:
+            open_replies.discard(reply)
+    if not (done or reply.unheard):
+        await reply.finish(cancelled)
 
 
-async def _watch(receive: Receive, scope: anyio.CancelScope) -> None:
+async def _watch(receive: Receive, reply: Reply) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    scope.cancel()
-
-
-async def _cut(event: anyio.Event, scope: anyio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
+    reply.go()
 
 
 async def send_json(
