@@ -22,12 +22,13 @@ test: $(STAMP) $(SERVERS_STAMP) debian  ## everything that must hold: format, li
 conformance: $(STAMP) $(CONFORMANCE_STAMP)  ## the official MCP suite, against the SDK directly and through the gateway
 	PYTHONPATH=tests $(BIN)/python -m conformance
 
-DEBIAN_PACKAGES := iproute2 systemd
+# RUNLEVEL=1: packages of servers start none of them.
+DEBIAN_PACKAGES := dovecot-imapd iproute2 ngircd systemd
 debian:  ## install the Debian packages that tests use, as root; else say which
 	@missing=$$(for name in $(DEBIAN_PACKAGES); do dpkg-query -W -f '$${Status}' $$name 2>/dev/null | grep -q 'ok installed' || echo $$name; done); \
 	  test -z "$$missing" && exit 0; \
 	  if command -v apt-get >/dev/null && test "$$(id -u)" = 0; then \
-	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $$missing >/dev/null; \
+	    apt-get -qq update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $$missing >/dev/null; \
 	  else echo "Some tests will be skipped. They need, of Debian:" $$missing; fi
 
 HOURS ?= 1

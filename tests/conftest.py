@@ -25,3 +25,11 @@ def real_servers() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         subprocess.run(["make", "--silent", str(stamp)], cwd=ROOT, check=True, timeout=300)
     return ROOT / ".servers"
+
+
+@pytest.fixture(scope="session")
+def debian_packages() -> None:
+    """The servers from Debian that tests run; the first test run installs them, as `make debian` does."""
+    with (ROOT / ".venv" / "debian.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(["make", "--silent", "debian"], cwd=ROOT, check=True, timeout=600)

@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from sexton.daemon.settings_channels import ChannelTable
 from sexton.daemon.settings_endpoint import EndpointTable, ProfileTable
 from sexton.daemon.settings_file import JobTable, LimitsTable, RootTable, ServerTable, StopTable, ToolsTable
 from sexton.daemon.settings_http import HttpTable, TlsTable
 from sexton.daemon.settings_models import AgentTable, ModelTable
 from sexton.daemon.settings_targets import AppriseTable, FileTable, WebhookTable
+from sexton.gateway.channels.email import EmailOptions
 
 ROOT = Path(__file__).parents[2]
 
-TOP = ("allow", "deny", "models", "agent", "servers", "jobs", "targets", "endpoint", "profiles")
+TOP = ("allow", "deny", "models", "agent", "servers", "jobs", "targets", "channels", "endpoint", "profiles")
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,8 @@ TOP = ("allow", "deny", "models", "agent", "servers", "jobs", "targets", "endpoi
         WebhookTable,
         FileTable,
         AppriseTable,
+        ChannelTable,
+        EmailOptions,
         EndpointTable,
         ProfileTable,
         ModelTable,

@@ -17,6 +17,7 @@ from sexton.cli import (
     approvals,
     browser,
     calls,
+    channels,
     chat,
     deliveries,
     jobs,
@@ -51,6 +52,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(runs.app, name="runs")
 app.add_typer(chat.app, name="chat")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(channels.app, name="channels")
 app.add_typer(deliveries.app, name="deliveries")
 processes.add_to(app)
 app.add_typer(tokens.app, name="token")

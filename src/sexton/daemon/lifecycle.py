@@ -241,6 +241,7 @@ class _Lifecycle:
     async def _apply(self, parts: Parts, fresh: Settings) -> None:
         before = self._settings
         self._redactor.learn(fresh.secrets)
+        await parts.channels.configure(fresh.channels)
         await change_targets(parts.deliveries, before.targets, fresh.targets, clock=self._clock)
         await parts.pool.reconfigure(fresh.servers)
         if fresh.endpoint != before.endpoint or fresh.servers != before.servers:
@@ -250,6 +251,7 @@ class _Lifecycle:
         self._settings = fresh
         servers = _Changes.between(before.servers, fresh.servers)
         targets = _Changes.between(before.targets, fresh.targets)
+        channels = _Changes.between(before.channels, fresh.channels)
         self._tell_settings(
             "reloaded",
             servers_added=list(servers.added),
@@ -261,6 +263,9 @@ class _Lifecycle:
             targets_added=list(targets.added),
             targets_changed=list(targets.changed),
             targets_removed=list(targets.removed),
+            channels_added=list(channels.added),
+            channels_changed=list(channels.changed),
+            channels_removed=list(channels.removed),
         )
         self._tell_warnings(parts, sorted(set(fresh.warnings) - set(before.warnings)))
         if keys := before.needs_restart(fresh):

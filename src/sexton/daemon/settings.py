@@ -20,6 +20,7 @@ from typing import Any, cast
 
 from sexton.agent import AgentConfig
 from sexton.daemon.references import expand_home, has_reference, resolve
+from sexton.daemon.settings_channels import read_channels
 from sexton.daemon.settings_endpoint import read_endpoint
 from sexton.daemon.settings_file import RootTable, read_table
 from sexton.daemon.settings_findings import Findings, texts_in
@@ -31,6 +32,7 @@ from sexton.daemon.settings_servers import read_servers
 from sexton.daemon.settings_targets import read_targets
 from sexton.daemon.toml_lines import KeyLines, scan_key_lines
 from sexton.errors import UsageError
+from sexton.gateway.channels import ChannelSetup
 from sexton.gateway.deliveries import TargetConfig
 from sexton.gateway.mcp_endpoint import EndpointSettings
 from sexton.mcp_servers import ServerConfig
@@ -50,7 +52,7 @@ class Settings:
     `require_containment` names the weakest boundary to start with.
     `resources` are the concurrency limits by name: those of the table
     `[resources]`, and `server:NAME` for each server with a `concurrency`.
-    `targets` are where `deliver` can send to.
+    `targets` and `channels` are where `deliver` can send to.
     `warnings` are things that work and that the reader should still know.
     `secrets` are the values that references stand for, and those of keys whose
     names say so.
@@ -67,6 +69,7 @@ class Settings:
     servers: Mapping[str, ServerConfig]
     jobs: tuple[Job, ...]
     targets: Mapping[str, TargetConfig]
+    channels: Mapping[str, ChannelSetup]
     endpoint: EndpointSettings
     agent: AgentConfig
     warnings: tuple[Problem, ...] = ()
@@ -153,7 +156,7 @@ def _settings(path: Path, raw: dict[str, Any], findings: Findings, started_at: d
     tables = _tables(raw.get("servers"))
     zone = known_zone(findings, ("timezone",), raw.get("timezone", "UTC"))
     servers = {server.name: server for server in read_servers(findings, tables)}
-    targets = _tables(raw.get("targets"))
+    targets, channels = _tables(raw.get("targets")), _tables(raw.get("channels"))
     models = _tables(raw.get("models"))
     agent = read_agent(findings, models, _tables(raw.get("agent")), servers=tables)
     jobs = tuple(
@@ -162,7 +165,7 @@ def _settings(path: Path, raw: dict[str, Any], findings: Findings, started_at: d
             _tables(raw.get("jobs")),
             servers=tables,
             models=models,
-            targets=targets,
+            targets={**targets, **channels},
             zone=zone,
             started_at=started_at,
         )
@@ -182,6 +185,7 @@ def _settings(path: Path, raw: dict[str, Any], findings: Findings, started_at: d
         servers=servers,
         jobs=jobs,
         targets=dict(read_targets(findings, targets)),
+        channels={setup.name: setup for setup in read_channels(findings, channels, targets=targets)},
         endpoint=read_endpoint(findings, raw.get("endpoint"), _tables(raw.get("profiles")), servers=tables),
         agent=agent,
         warnings=tuple(findings.warnings),

@@ -182,6 +182,7 @@ class RootTable(StrictTable):
     servers: dict[str, Any] = {}
     jobs: dict[str, Any] = {}
     targets: dict[str, Any] = {}
+    channels: dict[str, Any] = {}
     endpoint: dict[str, Any] = {}
     profiles: dict[str, Any] = {}
     models: dict[str, Any] = {}

@@ -16,13 +16,14 @@ import anyio
 import anyio.abc
 
 from sexton.actions import perform_action
-from sexton.agent import Agent, Approvals, Chats, DatabaseApprovals
+from sexton.agent import Agent, Approvals, Chats, DatabaseApprovals, UserMessage
 from sexton.clock import Clock
 from sexton.containment import Boundary, Containment, examine, list_orphans
 from sexton.daemon.references import ReferenceFails
 from sexton.daemon.settings import Settings, resolve_action
 from sexton.database import Database
 from sexton.errors import SextonError
+from sexton.gateway.channels import Channels, Inbox
 from sexton.gateway.dashboard import create_pages
 from sexton.gateway.deliveries import Deliveries, Outbox, TargetConfig, make_target, queue_run
 from sexton.gateway.http import Gateway, Logins, Metrics, Scope, Tokens, WayIn, serve_http
@@ -48,6 +49,7 @@ class Parts:
     endpoint: Endpoint
     agent: Agent
     chats: Chats
+    channels: Channels
     url: str
     logins: Logins
 
@@ -99,6 +101,7 @@ async def running_parts(
         chats = Chats(database, agent, clock=clock, journal=journal)
         await stack.enter_async_context(running(chats.run))
         await stack.enter_async_context(running(scheduler.run))
+        channels = await _channels(settings, database, chats, deliveries, clock=clock, journal=journal)
         logins = Logins(clock)
         tokens = Tokens(database, clock=clock, logins=logins)
         gateway = Gateway(
@@ -106,6 +109,7 @@ async def running_parts(
             scheduler=scheduler,
             deliveries=deliveries,
             chats=chats,
+            channels=channels,
             containment=containment,
             journal=journal,
             clock=clock,
@@ -138,6 +142,7 @@ async def running_parts(
                 pages=create_pages(gateway),
             )
         )
+        await stack.enter_async_context(running(channels.run))
         yield Parts(
             containment=containment,
             pool=pool,
@@ -146,6 +151,7 @@ async def running_parts(
             endpoint=endpoint,
             agent=agent,
             chats=chats,
+            channels=channels,
             url=url,
             logins=logins,
         )
@@ -197,6 +203,17 @@ def perform_of(
         return await perform_action(action, context, pool=pool, containment=containment, agent=agent)
 
     return perform
+
+
+async def _channels(
+    settings: Settings, database: Database, chats: Chats, deliveries: Deliveries, *, clock: Clock, journal: Journal
+) -> Channels:
+    def say_as(text: str, author: str) -> UserMessage:
+        return UserMessage(text=text, author=author)
+
+    channels = Channels(Inbox(database), chats, deliveries, say_as=say_as, clock=clock, journal=journal)
+    await channels.configure(settings.channels)
+    return channels
 
 
 def _owner(node: str, data_dir: Path) -> str:

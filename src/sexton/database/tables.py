@@ -168,6 +168,70 @@ delivery = Table(
     sqlite_autoincrement=True,
 )
 
+# What came in over a channel; `key` is the platform's own.  What was answered keeps its key and loses its text.
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("channel", String(64), nullable=False),
+    Column("key", String(255), nullable=False),
+    Column("chat", String(255), nullable=False),
+    Column("thread", String(255), nullable=False),
+    Column("sender", String(255), nullable=False),
+    Column("author", String(255), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("context", JSON, nullable=False),
+    Column("conversation", String(400)),
+    Column("state", String(16), nullable=False),
+    Column("received_at", Instant, nullable=False),
+    Column("ended_at", Instant),
+    UniqueConstraint("channel", "key"),
+    Index("ix_inbox_state_id", "state", "id"),
+    sqlite_autoincrement=True,
+)
+
+# How far each channel has read, in the platform's own terms.
+channel_cursor = Table(
+    "channel_cursor",
+    metadata,
+    Column("channel", String(64), primary_key=True),
+    Column("cursor", Text, nullable=False),
+)
+
+# Who wrote to a channel and is not in its settings: let in, refused, or waiting with the code that they were told.
+channel_person = Table(
+    "channel_person",
+    metadata,
+    Column("channel", String(64), primary_key=True),
+    Column("sender", String(255), primary_key=True),
+    Column("author", String(255), nullable=False),
+    Column("standing", String(16), nullable=False),
+    Column("since", Instant, nullable=False),
+    Column("told_at", Instant),
+    Column("code", String(16)),
+    Column("by", String(255)),
+    Column("wrong_codes", Integer, nullable=False),
+    Column("wrong_at", Instant),
+)
+
+# How often a conversation over a channel was begun anew.
+channel_thread = Table(
+    "channel_thread",
+    metadata,
+    Column("conversation", String(400), primary_key=True),
+    Column("generation", Integer, nullable=False),
+)
+
+# Codes that let in the first who sends them.
+pairing_code = Table(
+    "pairing_code",
+    metadata,
+    Column("hash", String(64), primary_key=True),
+    Column("channel", String(64), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("created_by", String(64), nullable=False),
+)
+
 # One row per gateway process.  `beat` only ever counts up; a gateway whose beat stands still is dead.
 node = Table(
     "node",

@@ -230,6 +230,41 @@ class TimesDocument(TypedDict):
     times: Sequence[str]
 
 
+class ChannelDocument(TypedDict):
+    """A chat platform; `waiting` are messages without an answer, `people` those who may talk to it."""
+
+    name: str
+    type: str
+    state: str
+    account: str | None
+    since: str
+    error: str | None
+    hint: str | None
+    retry_at: str | None
+    waiting: int
+    people: int
+
+
+class PersonDocument(TypedDict):
+    """Somebody who wrote to a channel; `code` is what they were told while they wait, `by` who decided."""
+
+    channel: str
+    id: str
+    name: str
+    standing: str
+    code: str | None
+    since: str
+    by: str | None
+
+
+class PairingDocument(TypedDict):
+    """A code that lets in the first who sends it."""
+
+    channel: str
+    code: str
+    expires_at: str
+
+
 class LogLineDocument(TypedDict):
     at: str
     text: str

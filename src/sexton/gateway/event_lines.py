@@ -212,7 +212,7 @@ def _gateway_stopping(data: Data) -> EventLine:
 def _settings_reloaded(data: Data) -> EventLine:
     parts = [
         f"{noun} {change}: {_names(names)}"
-        for noun in ("servers", "jobs", "targets")
+        for noun in ("servers", "jobs", "targets", "channels")
         for change in ("added", "changed", "removed")
         if (names := data.get(f"{noun}_{change}"))
     ]
@@ -243,6 +243,20 @@ def _delivery_sent(data: Data) -> EventLine:
     return EventLine(mark=Mark.DONE, text=f"delivery {data.get('delivery')} sent to {data.get('target')}{about}")
 
 
+def _channel_down(data: Data) -> EventLine:
+    retry = f"; again in {duration(data['retry_in'])}" if data.get("retry_in") is not None else ""
+    what = first_line(str(data.get("what", ""))).rstrip(".")
+    return EventLine(mark=Mark.WARNING, text=f"not connected: {what}{retry}", hint=data.get("hint"))
+
+
+def _channel_connected(data: Data) -> EventLine:
+    return EventLine(mark=Mark.UP, text=f"connected as {data.get('account')}")
+
+
+def _person(told: str) -> Callable[[Data], EventLine]:
+    return lambda data: EventLine(mark=Mark.NOTE, text=f"{data.get('sender')} {told}")
+
+
 _TELLERS: Mapping[str, Callable[[Data], EventLine | None]] = {
     "run.started": _run_started,
     "run.ended": _run_ended,
@@ -267,6 +281,12 @@ _TELLERS: Mapping[str, Callable[[Data], EventLine | None]] = {
     "server.breaker_closed": _note("works again"),
     "server.draining": _draining,
     "server.taken_away": _note("taken away from its holders"),
+    "channel.connected": _channel_connected,
+    "channel.down": _channel_down,
+    "channel.stranger": _person("wrote, and is not let in"),
+    "channel.paired": _person("is let in by a code"),
+    "channel.approved": _person("is let in"),
+    "channel.refused": _person("is refused"),
     "delivery.sent": _delivery_sent,
     "delivery.delayed": _delivery_delayed,
     "delivery.failed": _delivery_failed,

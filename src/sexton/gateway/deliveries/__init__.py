@@ -13,7 +13,7 @@ from sexton.gateway.deliveries.apprise_target import AppriseConfig, AppriseTarge
 from sexton.gateway.deliveries.deliveries import Deliveries
 from sexton.gateway.deliveries.delivery import Delivery, DeliveryState, Message, UnknownDelivery, key_of_run
 from sexton.gateway.deliveries.file_target import FileConfig, FileTarget
-from sexton.gateway.deliveries.outbox import Outbox, queue_run
+from sexton.gateway.deliveries.outbox import Outbox, queue_message, queue_run
 from sexton.gateway.deliveries.parts import Attachment, Part, TextLimits, split_text
 from sexton.gateway.deliveries.target import SendDelayed, SendFailed, Target
 from sexton.gateway.deliveries.target_config import TargetConfig, make_target
@@ -41,6 +41,7 @@ __all__ = [
     "WebhookTarget",
     "key_of_run",
     "make_target",
+    "queue_message",
     "queue_run",
     "split_text",
 ]

@@ -104,6 +104,11 @@ class Deliveries:
         self.ring()
         return delivery
 
+    async def hurry(self, name: str) -> None:
+        """Try at once what waits for that target: it is there (again)."""
+        await self._outbox.hurry(name, now=self._clock.now())
+        self.ring()
+
     async def retry(self, delivery_id: int) -> Delivery:
         delivery = await self._outbox.retry(delivery_id, now=self._clock.now())
         self.ring()

@@ -37,6 +37,11 @@ def queue_run(connection: Connection, job: Job, run: Run, output: str | None) ->
         _add(connection, target, key_of_run(run.id), message, now=run.ended_at or run.created_at, about=run)
 
 
+def queue_message(connection: Connection, target: str, message: Message, *, key: str, now: datetime) -> None:
+    """Put a message into the outbox within somebody else's transaction; the same key again adds nothing."""
+    _add(connection, target, key, message, now=now)
+
+
 class Outbox:
     """See the module.  Raises `DatabaseError` from every method."""
 
@@ -76,6 +81,10 @@ class Outbox:
         await self._database.write(
             partial(_change, delivery_id=delivery.id, owner=None, lease_until=None, due_at=due_at, error=error)
         )
+
+    async def hurry(self, name: str, *, now: datetime) -> None:
+        """Let what waits for a target, with whatever recipient, be due now."""
+        await self._database.write(partial(_hurry, name=name, now=now))
 
     async def retry(self, delivery_id: int, *, now: datetime) -> Delivery:
         """Send at once what waits; put back what failed or was cancelled.  What was sent stays so."""
@@ -190,6 +199,12 @@ def _end(connection: Connection, *, delivery_id: int, values: Mapping[str, Any])
     connection.execute(statement.values(**values))
 
 
+def _hurry(connection: Connection, *, name: str, now: datetime) -> None:
+    of_target = or_(_delivery.c.target == name, _delivery.c.target.startswith(f"{name}:", autoescape=True))
+    waiting = update(_delivery).where(of_target, _delivery.c.state == _WAITING, _delivery.c.due_at > now)
+    connection.execute(waiting.values(due_at=now))
+
+
 def _retry(connection: Connection, *, delivery_id: int, now: datetime) -> Delivery:
     delivery = _named(connection, delivery_id=delivery_id)
     if delivery.state is DeliveryState.SENT or delivery.owner is not None:
@@ -241,7 +256,7 @@ def _listed(
 
 def _counts(connection: Connection) -> Mapping[DeliveryState, int]:
     statement = select(_delivery.c.state, func.count()).group_by(_delivery.c.state)
-    return {DeliveryState(state): count for state, count in connection.execute(statement).tuples()}
+    return {DeliveryState(state): count for state, count in connection.execute(statement).all()}
 
 
 def _prune(connection: Connection, *, before: datetime) -> int:

@@ -18,6 +18,7 @@ from sexton.gateway.deliveries import DeliveryState
 from sexton.gateway.documents import LoginLinkDocument, NewTokenDocument, ReadinessDocument
 from sexton.gateway.http import (
     calls,
+    channels,
     conversations,
     deliveries,
     event_stream,
@@ -242,6 +243,12 @@ ENDPOINTS = (
         _count("limit", "how many at most", default=50, most=conversations.MAX_LISTED),
     ),
     _post("/approvals/{approval}", conversations.answer_approval, conversations.AnswerRequest, scope=Scope.ADMIN),
+    _get("/channels", channels.list_channels),
+    _get("/channels/{channel}/people", channels.list_people),
+    _post("/channels/{channel}/codes", channels.make_code, scope=Scope.ADMIN, code=201),
+    _post("/channels/{channel}/approve", channels.approve_person, channels.WhoRequest, scope=Scope.ADMIN),
+    _post("/channels/{channel}/refuse", channels.refuse_person, channels.WhoRequest, scope=Scope.ADMIN),
+    _post("/channels/{channel}/forget", channels.forget_person, channels.WhoRequest, scope=Scope.ADMIN),
     _get("/processes", processes.list_processes),
     _get("/processes/memory", processes.list_memory, Query(name="name", about="only trees of this name")),
     _post("/reap", processes.reap, processes.ReapRequest, scope=Scope.ADMIN),

@@ -13,6 +13,7 @@ import anyio
 
 from sexton.agent import Chats
 from sexton.clock import Clock
+from sexton.gateway.channels import Channels
 from sexton.gateway.deliveries import Deliveries
 from sexton.gateway.http.caller import Caller
 from sexton.gateway.http.limits import HttpLimits
@@ -221,6 +222,7 @@ class Gateway:
     memory: MemorySamples = field(default_factory=MemorySamples)
     """What the process trees used lately."""
     metrics: Metrics = field(default_factory=Metrics)
+    channels: Channels | None = None
     closing: anyio.Event = field(default_factory=anyio.Event)
     """Set when the server begins to close: streams without end stop."""
     cutting_off: anyio.Event = field(default_factory=anyio.Event)

@@ -1,0 +1,40 @@
+"""Channels: chat platforms on which people talk to the agent.
+
+Owns the durable inbox, who may talk to us (allow-lists, pairing), the
+connections, and one module per platform; others come by the entry points
+`sexton.channels`.  Promises that the same message twice is one turn, that an
+answer survives a crash between its writing and its sending, that a stranger
+gets nowhere, and that a platform that is down stops nothing else.  The turn is
+the business of the agent (`chats.py` says what is needed of it), sending that
+of `sexton.gateway.deliveries`.
+"""
+
+from sexton.gateway.channels.access import AccessRules, Standing
+from sexton.gateway.channels.channel import Channel, ChannelDown, Incoming, Line
+from sexton.gateway.channels.channels import Channels, ChannelState, ChannelStatus
+from sexton.gateway.channels.chats import Chats, SayAs, WhenBusy
+from sexton.gateway.channels.inbox import Inbox, Person
+from sexton.gateway.channels.kind import ChannelKind, ChannelOptions, find_kind, kind_names
+from sexton.gateway.channels.setup import ChannelSetup
+
+__all__ = [
+    "AccessRules",
+    "Channel",
+    "ChannelDown",
+    "ChannelKind",
+    "ChannelOptions",
+    "ChannelSetup",
+    "ChannelState",
+    "ChannelStatus",
+    "Channels",
+    "Chats",
+    "Inbox",
+    "Incoming",
+    "Line",
+    "Person",
+    "SayAs",
+    "Standing",
+    "WhenBusy",
+    "find_kind",
+    "kind_names",
+]

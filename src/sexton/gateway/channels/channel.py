@@ -1,0 +1,87 @@
+"""What a chat platform has to do, and what it hands over."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from sexton.errors import SextonError
+from sexton.gateway.deliveries import Part, TextLimits
+from sexton.journal import JSON
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """One message as it came in.
+
+    `key` is the platform's own for it, the same when it is handed over again.
+    `sender` is a stable id that the platform vouches for; `author` the name to
+    show.  `chat` is where an answer goes.  `thread` tells conversations in one
+    chat apart.  `to_us`: it was said to us, not only in a room where we are.
+    `context` is handed to `send` with the answer.
+    """
+
+    key: str
+    sender: str
+    chat: str
+    text: str
+    author: str = ""
+    thread: str = ""
+    to_us: bool = True
+    direct: bool = True
+    context: Mapping[str, JSON] = field(default_factory=dict)
+
+
+class ChannelDown(SextonError):
+    """The connection failed or ended.  It is made again, after a pause."""
+
+
+Take: TypeAlias = Callable[[Sequence[Incoming], str | None], Awaitable[None]]
+"""Puts messages into the inbox, with the place from which to go on after a restart, in one transaction."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A channel's line to the rest while it is connected.
+
+    `cursor` is where the last connection had come; `connected` is told once
+    messages are received, with the name of the account.
+    """
+
+    cursor: str | None
+    take: Take
+    connected: Callable[[str], None]
+
+
+class Channel(Protocol):
+    """One account on one platform.  As a target of deliveries it sends while it is connected."""
+
+    @property
+    def limits(self) -> TextLimits: ...
+
+    @property
+    def give_up_after(self) -> float: ...
+
+    async def run(self, line: Line) -> None:
+        """Connect, and hand over what comes in, until cancelled.  Raises `ChannelDown`."""
+        ...
+
+    def refusal(self, to: str | None) -> str | None:
+        """As of `Target`."""
+        ...
+
+    async def send(self, part: Part) -> str | None:
+        """As of `Target`; `part.to` is a `chat`, `part.facts` the context of what is answered."""
+        ...
+
+    async def show_working(self, chat: str, *, working: bool) -> None:
+        """Show that an answer is being worked on, where the platform can; asked for again every few seconds.
+
+        Failing is no failure: nothing may be raised but a cancellation.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Nothing is sent any more."""
+        ...

@@ -1,0 +1,293 @@
+"""All channels of one gateway: connected, connected again after a pause, and never in the gateway's way."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import final
+
+import anyio
+import anyio.abc
+
+from sexton.clock import Clock
+from sexton.database import DatabaseError
+from sexton.errors import SextonError, UsageError
+from sexton.gateway.channels.access import CODE_LIVES, Standing
+from sexton.gateway.channels.channel import Channel, ChannelDown, Incoming, Line
+from sexton.gateway.channels.channel_target import ChannelTarget
+from sexton.gateway.channels.chats import Chats, SayAs
+from sexton.gateway.channels.desk import Desk
+from sexton.gateway.channels.inbox import Inbox, Person
+from sexton.gateway.channels.kind import find_kind
+from sexton.gateway.channels.setup import ChannelSetup
+from sexton.gateway.deliveries import Deliveries
+from sexton.journal import JSON, Journal
+
+LOG = logging.getLogger(__name__)
+FIRST_PAUSE = 2.0
+LONGEST_PAUSE = 300.0
+# A connection that held for so long was a good one: the next pause is a short one again.
+GOOD_AFTER = 60.0
+ANSWERED_ARE_KEPT = timedelta(days=30)
+PRUNE_EVERY = 3600.0
+
+
+class ChannelState(enum.StrEnum):
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelStatus:
+    """How one channel is doing; `waiting` are messages without an answer."""
+
+    name: str
+    kind: str
+    state: ChannelState
+    account: str | None
+    since: datetime
+    error: str | None
+    hint: str | None
+    retry_at: datetime | None
+    waiting: int
+    people: int
+
+
+@dataclass(slots=True, kw_only=True)
+class _Kept:
+    """A channel that is configured, and how it is doing."""
+
+    setup: ChannelSetup
+    channel: Channel
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    over: anyio.Event = field(default_factory=anyio.Event)
+    state: ChannelState = ChannelState.CONNECTING
+    account: str | None = None
+    since: datetime
+    error: str | None = None
+    hint: str | None = None
+    retry_at: datetime | None = None
+    failures: int = 0
+
+
+@final
+class Channels:
+    """See the module.
+
+    The journal is told, under a channel's name: `channel.connected`,
+    `channel.down` (with `what` and `retry_in`), `channel.stranger`,
+    `channel.paired`, `channel.approved`, `channel.refused`.
+    """
+
+    def __init__(
+        self, inbox: Inbox, chats: Chats, deliveries: Deliveries, *, say_as: SayAs, clock: Clock, journal: Journal
+    ) -> None:
+        self._inbox = inbox
+        self._deliveries = deliveries
+        self._clock = clock
+        self._journal = journal
+        self._kept: dict[str, _Kept] = {}
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._desk = Desk(inbox, chats, deliveries, say_as=say_as, channels=self._find, clock=clock)
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Keep what is configured connected, until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(self._run_desk)
+            tasks.start_soon(self._keep_pruning)
+            self._tasks = tasks
+            for kept in self._kept.values():
+                tasks.start_soon(self._keep, kept)
+            task_status.started()
+            await anyio.sleep_forever()
+
+    async def _run_desk(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        await self._desk.run(task_status=task_status)
+
+    async def configure(self, setups: Mapping[str, ChannelSetup]) -> None:
+        """Make these the channels; what did not change stays connected.  Raises UsageError if one cannot be made."""
+        changed = [setup for setup in setups.values() if not self._is_kept(setup)]
+        made = [(setup, find_kind(setup.kind).make(setup.name, setup.options, self._clock)) for setup in changed]
+        gone = [name for name in self._kept if name not in setups or not self._is_kept(setups[name])]
+        for name in gone:
+            await self._let_go(name)
+        for setup, channel in made:
+            self.add(setup, channel)
+
+    def add(self, setup: ChannelSetup, channel: Channel) -> None:
+        """Keep this one connected as well."""
+        kept = self._kept[setup.name] = _Kept(setup=setup, channel=channel, since=self._clock.now())
+        self._deliveries.add_target(setup.name, ChannelTarget(channel, setup))
+        if self._tasks is not None:
+            self._tasks.start_soon(self._keep, kept)
+
+    def _is_kept(self, setup: ChannelSetup) -> bool:
+        kept = self._kept.get(setup.name)
+        return kept is not None and kept.setup == setup
+
+    async def _let_go(self, name: str) -> None:
+        kept = self._kept.pop(name)
+        self._deliveries.remove_target(name)
+        kept.scope.cancel()
+        if self._tasks is not None:
+            await kept.over.wait()
+        await kept.channel.aclose()
+
+    def _find(self, name: str) -> tuple[Channel, ChannelSetup] | None:
+        kept = self._kept.get(name)
+        return None if kept is None else (kept.channel, kept.setup)
+
+    # Asked for by the API
+
+    async def statuses(self) -> tuple[ChannelStatus, ...]:
+        """Every channel, by name."""
+        waiting = await self._inbox.counts()
+        people = await self._inbox.people()
+        return tuple(
+            ChannelStatus(
+                name=name,
+                kind=kept.setup.kind,
+                state=kept.state,
+                account=kept.account,
+                since=kept.since,
+                error=kept.error,
+                hint=kept.hint,
+                retry_at=kept.retry_at,
+                waiting=waiting.get(name, 0),
+                people=len(kept.setup.rules.allow)
+                + sum(person.channel == name and person.standing is Standing.ALLOWED for person in people),
+            )
+            for name, kept in sorted(self._kept.items())
+        )
+
+    async def people(self, name: str) -> tuple[Person, ...]:
+        """Those who wrote and are not in the settings.  Raises UsageError."""
+        self._require(name)
+        return await self._inbox.people(name)
+
+    async def approve(self, name: str, who: str, *, by: str) -> Person:
+        """Let in whoever was told that code, or has that id."""
+        return await self._set_standing(name, who, Standing.ALLOWED, by=by)
+
+    async def refuse(self, name: str, who: str, *, by: str) -> Person:
+        """Answer that person no more, in any way."""
+        return await self._set_standing(name, who, Standing.REFUSED, by=by)
+
+    async def forget(self, name: str, sender: str) -> None:
+        """Take back what was decided about that person.  Raises UsageError if nothing was."""
+        self._require(name)
+        if not await self._inbox.forget(name, sender):
+            raise UsageError(
+                f"Nothing is known of {sender!r} on {name!r}.", hint=f"see who is: sexton channels people {name}"
+            )
+
+    async def make_code(self, name: str, *, by: str) -> tuple[str, datetime]:
+        """A code that lets in the first who sends it to that channel, and until when."""
+        self._require(name)
+        now = self._clock.now()
+        return await self._inbox.make_code(name, by=by, now=now), now + CODE_LIVES
+
+    async def _set_standing(self, name: str, who: str, standing: Standing, *, by: str) -> Person:
+        self._require(name)
+        person = await self._inbox.set_standing(name, who, standing, by=by, now=self._clock.now())
+        word = "approved" if standing is Standing.ALLOWED else "refused"
+        self._journal.append(f"channel.{word}", subject=name, sender=person.sender, by=by)
+        return person
+
+    def _require(self, name: str) -> None:
+        if name not in self._kept:
+            there = ", ".join(sorted(self._kept))
+            raise UsageError(
+                f"There is no channel {name!r}.",
+                hint=f"there are: {there}" if there else "add a table [channels.NAME] to sexton.toml",
+            )
+
+    # Connections
+
+    async def _keep(self, kept: _Kept) -> None:
+        """Connect, and connect again."""
+        try:
+            with kept.scope:
+                while True:
+                    began = self._clock.monotonic()
+                    await self._connect(kept)
+                    if kept.account is not None and self._clock.monotonic() - began >= GOOD_AFTER:
+                        kept.failures = 0
+                    await self._clock.sleep(self._note_down(kept))
+        finally:
+            kept.over.set()
+
+    async def _connect(self, kept: _Kept) -> None:
+        """One connection, to its end, which is noted."""
+        kept.state, kept.account, kept.retry_at = ChannelState.CONNECTING, None, None
+        try:
+            line = Line(
+                cursor=await self._inbox.cursor(kept.setup.name),
+                take=lambda messages, cursor: self._take(kept, messages, cursor),
+                connected=lambda account: self._note_connected(kept, account),
+            )
+            await kept.channel.run(line)
+            kept.error, kept.hint = "The connection ended.", None
+        except SextonError as error:
+            kept.error, kept.hint = error.what, error.hint
+        except Exception as error:  # The outermost edge of a connection: a defect of one channel is its own.
+            LOG.exception("channel %s met a defect", kept.setup.name)
+            kept.error, kept.hint = f"{type(error).__name__}: {error}", "please report it; the traceback is in the log"
+
+    def _note_connected(self, kept: _Kept, account: str) -> None:
+        kept.state, kept.account, kept.since = ChannelState.CONNECTED, account, self._clock.now()
+        kept.error = kept.hint = None
+        self._journal.append("channel.connected", subject=kept.setup.name, account=account)
+        if self._tasks is not None:
+            self._tasks.start_soon(self._hurry, kept.setup.name)
+
+    async def _hurry(self, name: str) -> None:
+        try:
+            await self._deliveries.hurry(name)
+        except DatabaseError as error:  # They go out when their pause is over.
+            LOG.warning("what waits for %s was not hurried: %s", name, error.what)
+
+    def _note_down(self, kept: _Kept) -> float:
+        """How long to wait, in seconds; varied by a quarter, the same for the same failure."""
+        kept.failures += 1
+        doubled = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(kept.failures - 1, 20))
+        share = hashlib.sha256(f"{kept.setup.name}:{kept.failures}".encode()).digest()[0] / 256
+        pause = doubled * (0.75 + share / 2)
+        was = kept.state
+        now = self._clock.now()
+        kept.state, kept.retry_at = ChannelState.DOWN, now + timedelta(seconds=pause)
+        kept.since = now if was is not ChannelState.DOWN else kept.since
+        told: dict[str, JSON] = {"what": kept.error or "", "retry_in": round(pause, 1)}
+        if kept.hint:
+            told["hint"] = kept.hint
+        self._journal.append("channel.down", subject=kept.setup.name, **told)
+        return pause
+
+    async def _take(self, kept: _Kept, messages: Sequence[Incoming], cursor: str | None) -> None:
+        try:
+            taken = await self._inbox.take(
+                kept.setup.name, messages, cursor=cursor, rules=kept.setup.rules, now=self._clock.now()
+            )
+        except DatabaseError as error:
+            raise ChannelDown(f"What came in cannot be kept: {error.what}", hint=error.hint) from error
+        self._desk.put(taken.letters)
+        self._tell_people("stranger", kept, taken.strangers)
+        self._tell_people("paired", kept, taken.paired)
+
+    def _tell_people(self, word: str, kept: _Kept, senders: Iterable[str]) -> None:
+        for sender in senders:
+            self._journal.append(f"channel.{word}", subject=kept.setup.name, sender=sender)
+            self._deliveries.ring()
+
+    async def _keep_pruning(self) -> None:
+        while True:
+            try:
+                await self._inbox.prune(before=self._clock.now() - ANSWERED_ARE_KEPT)
+            except DatabaseError as error:
+                LOG.warning("old messages are kept: %s", error.what)
+            await self._clock.sleep(PRUNE_EVERY)
