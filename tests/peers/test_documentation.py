@@ -16,11 +16,15 @@ from sexton.daemon.settings_file import JobTable, LimitsTable, RootTable, Server
 from sexton.daemon.settings_http import HttpTable, TlsTable
 from sexton.daemon.settings_models import AgentTable, ModelTable
 from sexton.daemon.settings_targets import AppriseTable, FileTable, WebhookTable
+from sexton.daemon.settings_telemetry import TelemetryTable
 from sexton.gateway.channels.email import EmailOptions
 
 ROOT = Path(__file__).parents[2]
 
-TOP = ("allow", "deny", "models", "agent", "servers", "jobs", "targets", "channels", "endpoint", "profiles")
+TOP = (
+    *("allow", "deny", "models", "agent", "servers", "jobs", "targets", "channels", "endpoint", "profiles"),
+    "telemetry",
+)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +47,7 @@ TOP = ("allow", "deny", "models", "agent", "servers", "jobs", "targets", "channe
         AgentTable,
         HttpTable,
         TlsTable,
+        TelemetryTable,
     ],
 )
 def test_every_key_of_the_settings_stands_in_the_configuration_page(table: type[BaseModel]) -> None:

@@ -32,6 +32,7 @@ from sexton.daemon.service_notify import ServiceNotifier
 from sexton.daemon.settings import Settings, load_settings
 from sexton.daemon.settings_problems import Problem, SettingsError
 from sexton.daemon.settings_watch import SettingsWatch
+from sexton.daemon.telemetry import telemetry
 from sexton.daemon.terminal import ControllingTerminal
 from sexton.daemon.tool_check import unknown_tools
 from sexton.daemon.wiring import Parts, change_targets, running_parts
@@ -61,6 +62,7 @@ async def serve(
     clock, redactor = SystemClock(), Redactor(settings.secrets)
     with (
         redacted_logs(redactor),
+        telemetry(settings.telemetry, os.environ),
         _plain_errors(),
         claimed_data_folder(data_dir),
         closing(Journal.open(data_dir / "journal.jsonl", clock=clock, redactor=redactor)) as journal,

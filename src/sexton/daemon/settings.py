@@ -30,6 +30,7 @@ from sexton.daemon.settings_models import read_agent
 from sexton.daemon.settings_problems import Problem, SettingsError
 from sexton.daemon.settings_servers import read_servers
 from sexton.daemon.settings_targets import read_targets
+from sexton.daemon.settings_telemetry import TelemetrySettings, read_telemetry
 from sexton.daemon.toml_lines import KeyLines, scan_key_lines
 from sexton.errors import UsageError
 from sexton.gateway.channels import ChannelSetup
@@ -60,6 +61,7 @@ class Settings:
 
     path: Path
     http: HttpSettings
+    telemetry: TelemetrySettings
     timezone: str
     concurrency: int
     drain_timeout: float
@@ -77,7 +79,7 @@ class Settings:
 
     def needs_restart(self, other: Settings) -> tuple[str, ...]:
         """The keys whose change only a restart brings into force."""
-        keys = ("http", "concurrency", "database", "require_containment", "resources")
+        keys = ("http", "telemetry", "concurrency", "database", "require_containment", "resources")
         return tuple(key for key in keys if getattr(self, key) != getattr(other, key))
 
 
@@ -176,6 +178,7 @@ def _settings(path: Path, raw: dict[str, Any], findings: Findings, started_at: d
     return Settings(
         path=path,
         http=http,
+        telemetry=read_telemetry(findings, raw.get("telemetry")),
         timezone=zone,
         concurrency=root.concurrency,
         drain_timeout=root.drain_timeout,

@@ -179,6 +179,7 @@ class RootTable(StrictTable):
     resources: dict[str, Count] = {}
     http: dict[str, Any] = {}
     tls: dict[str, Any] = {}
+    telemetry: dict[str, Any] = {}
     servers: dict[str, Any] = {}
     jobs: dict[str, Any] = {}
     targets: dict[str, Any] = {}

@@ -16,6 +16,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
+from sexton import tracing
 from sexton.clock import Clock
 from sexton.containment import TreeStuck
 from sexton.errors import SextonError
@@ -320,8 +321,10 @@ class Fleet:
             self._gone(process)
 
     async def _open_and_watch(self, process: FleetProcess) -> None:
+        start = tracing.begin("server start", server=process.id.server, process=str(process.id))
         try:
             async with self._open_server(process.config) as server:
+                start.end()
                 if self._started(process, server):
                     await self._watch(process, server)
         except TreeStuck as error:
@@ -332,6 +335,8 @@ class Fleet:
         except Exception as error:  # the outermost edge of this process's task
             LOG.exception("server %s: a defect of ours", process.id)
             self._lost(process, SextonError(f"server {process.id.server!r} was lost by a defect of ours: {error!r}"))
+        finally:
+            tracing.end_unfinished(start)
 
     async def _watch(self, process: FleetProcess, server: RunningServer) -> None:
         """Return when the server has ended, or has to."""

@@ -22,6 +22,7 @@ from sexton.mcp_servers.pool_errors import CallRefused, pool_closed, tool_denied
 from sexton.mcp_servers.running_server import RunningServer
 from sexton.mcp_servers.server_config import ServerConfig, Sharing, ToolFilter
 from sexton.mcp_servers.server_errors import ConnectFailed, NotWritten, ServerDied
+from sexton.tracing import mark_failed, traced
 
 LOG = logging.getLogger(__name__)
 
@@ -164,12 +165,15 @@ class Lease:
         async def call(connection: Connection) -> CallToolResult:
             return await connection.session.call_tool(name, dict(arguments or {}), limit, progress)
 
-        try:
-            result = await self._ask(call)
-        except MCPError as error:
+        with traced("tool call", server=self.server, tool=name, holder=self.holder) as span:
+            try:
+                result = await self._ask(call)
+            except MCPError as error:
+                self._fleet.answered(self.server)
+                raise self._refused(f"tool {name!r} of server {self.server!r} could not be called", error) from error
             self._fleet.answered(self.server)
-            raise self._refused(f"tool {name!r} of server {self.server!r} could not be called", error) from error
-        self._fleet.answered(self.server)
+            if result.is_error:
+                mark_failed(span, "tool")
         return result
 
     async def forward(

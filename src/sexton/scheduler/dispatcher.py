@@ -26,6 +26,7 @@ from sexton.scheduler.run_states import RunState
 from sexton.scheduler.run_store import RunStore
 from sexton.scheduler.run_task import LOST, SHUTDOWN, RunTask, cancelled
 from sexton.scheduler.tick import Claim
+from sexton.tracing import mark_failed, traced
 
 LOG = logging.getLogger(__name__)
 # Never sleep longer than this, so that a clock that jumps and a machine that was asleep are noticed.
@@ -285,8 +286,13 @@ class Scheduler:
         tasks.start_soon(self._perform_run, task)
 
     async def _perform_run(self, task: RunTask) -> None:
+        run = task.claim.run
         try:
-            end = await task.perform(self._perform)
+            with traced("run", job=run.job, run=run.id, trigger=str(run.trigger), attempt=run.attempt) as span:
+                end = await task.perform(self._perform)
+                span.set_attribute("sexton.state", str(end.state))
+                if end.state is not RunState.RAN:
+                    mark_failed(span, end.reason or str(end.state))
         except anyio.get_cancelled_exc_class():
             # What cannot be written now is found and settled by the next start.
             with anyio.move_on_after(GIVE_UP_WRITES_AFTER, shield=True):
