@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +31,9 @@ from mcp_types import (
     TextResourceContents,
 )
 
-from process.endpoint_bench import ERAS, EndpointBench, config, endpoint_bench
+from process.endpoint_bench import ERAS, PROGRAMS, EndpointBench, config, endpoint_bench
+from process.programs import MARK
+from sexton.mcp_servers import HttpServer, ServerConfig
 from waiting import wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("none_left")]
@@ -141,6 +149,42 @@ async def test_what_a_server_asks_reaches_the_client_that_caused_it(tmp_path: Pa
             answer = text_of(await client.call_tool(tool, {}))
             assert json.loads(answer) == ["ada", "a thought", ["file:///home"]]
         assert len(bench.endpoint.core.parked) == 0
+
+
+@FRONT
+@BEHIND
+async def test_a_server_that_somebody_else_runs_is_used_in_the_same_way(
+    tmp_path: Path, front: str, behind: str
+) -> None:
+    with far_server(tmp_path) as url:
+        far = ServerConfig(name="far", transport=HttpServer(url=url), protocol=behind, call_timeout=30)  # type: ignore[arg-type]
+        tool = "far__ask_old" if behind == "legacy" else "far__ask_new"
+        async with endpoint_bench(tmp_path, far) as bench:
+            await wait_until(lambda: listens(url), seconds=30)
+            async with bench.client(front, **ANSWERS) as client:
+                await check_tools(client, "far__")
+                await check_the_rest(client, "far__")
+                answer = text_of(await client.call_tool(tool, {}))
+                assert json.loads(answer) == ["ada", "a thought", ["file:///home"]]
+
+
+@contextmanager
+def far_server(folder: Path) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    command = [sys.executable, str(PROGRAMS / "whole_server.py"), "streamable-http", str(port)]
+    program = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, MARK: str(folder)})
+    try:
+        yield f"http://127.0.0.1:{port}/mcp"
+    finally:
+        program.kill()
+        program.wait()
+
+
+def listens(url: str) -> bool:
+    port = int(url.split(":")[2].split("/", maxsplit=1)[0])
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @FRONT

@@ -1,8 +1,12 @@
-"""A server with everything that a client can use, made from the SDK; it speaks the era that it is asked for."""
+"""A server with everything that a client can use, made from the SDK; it speaks the era that it is asked for.
+
+Arguments: none for stdio, or `streamable-http PORT`.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp_types import (
@@ -143,4 +147,7 @@ def _message(text: str) -> SamplingMessage:
     return SamplingMessage(role="user", content=TextContent(type="text", text=text))
 
 
-server.run("stdio")
+if len(sys.argv) > 1:
+    server.run("streamable-http", port=int(sys.argv[2]))
+else:
+    server.run("stdio")

@@ -21,7 +21,7 @@ from sexton.gateway.mcp_endpoint.holding import ClientPeer, Holding, release_qui
 from sexton.gateway.mcp_endpoint.reply import Reply
 from sexton.gateway.mcp_endpoint.subscriptions import follow_resource
 from sexton.gateway.mcp_endpoint.view import View
-from sexton.gateway.mcp_endpoint.wire import Message, Params, meta_of, notification, request, rpc_error
+from sexton.gateway.mcp_endpoint.wire import Message, Params, meta_of, notification, plain_name, request, rpc_error
 from sexton.mcp_servers import ServerPool
 
 
@@ -48,7 +48,7 @@ class LegacySession:
         self.version = version
         self.client_info = client_info
         self.capabilities = capabilities
-        self.holder = f"mcp:{client_info.get('name') or 'client'}-{self.id[:6]}"
+        self.holder = f"mcp:{plain_name(client_info.get('name'))}-{secrets.token_hex(3)}"
         self.log_level: str | None = None
         self.channel = EventChannel()
         self.used_at = clock.monotonic()

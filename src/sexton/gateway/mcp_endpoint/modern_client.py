@@ -31,7 +31,7 @@ from sexton.gateway.mcp_endpoint.holding import ClientPeer, Holding, Sink, relea
 from sexton.gateway.mcp_endpoint.parked import ParkedCall, ParkedCalls
 from sexton.gateway.mcp_endpoint.reply import Reply
 from sexton.gateway.mcp_endpoint.view import View
-from sexton.gateway.mcp_endpoint.wire import LOG_LEVELS, Params, meta_of, notification, rpc_error
+from sexton.gateway.mcp_endpoint.wire import LOG_LEVELS, Params, meta_of, notification, plain_name, rpc_error
 from sexton.mcp_servers import QUESTIONS, ServerPool
 
 MAY_NEED_INPUT: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
@@ -46,7 +46,7 @@ class ModernClient:
         digest = hashlib.sha256(key.encode()).hexdigest()[:6]
         self.owner = owner
         self.key = key
-        self.holder = f"mcp:{name or 'client'}-{digest}"
+        self.holder = f"mcp:{plain_name(name)}-{digest}"
         self.used_at = clock.monotonic()
         self.requests = 0
         self._pool = pool

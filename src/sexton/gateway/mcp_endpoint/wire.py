@@ -80,3 +80,9 @@ def text_param(params: Params | None, name: str) -> str:
 
 def refuse(what: str) -> MCPError:
     return MCPError(INVALID_REQUEST, what)
+
+
+def plain_name(name: object) -> str:
+    """Return a client's name for people: printable and short, whatever the client says."""
+    words = "".join(each for each in str(name or "") if each.isalnum() or each in "-_. ").strip()
+    return words[:32].replace(" ", "-") or "client"

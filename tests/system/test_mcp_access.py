@@ -1,0 +1,94 @@
+"""Who may use the MCP endpoint of a running gateway, and what a change of the configuration does to it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx2
+
+from system.gateway_process import GatewayProcess, wait_for
+
+SETTINGS = """
+[servers.small]
+@SERVER@
+
+[servers.other]
+@SERVER@
+
+[profiles.few]
+servers = ["small"]
+allow = ["small__echo"]
+"""
+HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
+
+
+class Client:
+    """A client of the handshake era."""
+
+    def __init__(self, gateway: GatewayProcess, token: str, path: str = "") -> None:
+        url = json.loads((gateway.data / "gateway.json").read_text())["url"]
+        self._url = f"{url}/mcp{path}"
+        self._headers = {"authorization": f"Bearer {token}", "accept": "application/json, text/event-stream"}
+
+    def post(self, method: str, params: Any = None, **headers: str) -> httpx2.Response:
+        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params or {}}
+        return httpx2.post(self._url, json=message, headers={**self._headers, **headers}, timeout=30, trust_env=False)
+
+    def greet(self) -> int:
+        answer = self.post("initialize", HELLO)
+        if answer.status_code == 200:
+            self._headers["mcp-session-id"] = answer.headers["mcp-session-id"]
+        return answer.status_code
+
+    def tools(self) -> set[str]:
+        return {tool["name"] for tool in self.post("tools/list").json()["result"]["tools"]}
+
+
+def owner(gateway: GatewayProcess) -> str:
+    return (gateway.data / "token").read_text().strip()
+
+
+def test_only_who_may_run_things_comes_in_and_only_to_their_profiles(gateway: GatewayProcess) -> None:
+    gateway.write(SETTINGS).up()
+    reader = gateway.cli("token", "create", "reader")["token"]
+    runner = gateway.cli("token", "create", "runner", "--scope", "run")["token"]
+    confined = gateway.cli("token", "create", "confined", "--scope", "run", "--profile", "few")["token"]
+    for token, path, status in (
+        ("nonsense", "", 401),
+        (reader, "", 403),
+        (runner, "", 200),
+        (runner, "/small", 200),
+        (runner, "/nobody", 404),
+        (confined, "", 403),
+        (confined, "/small", 403),
+        (confined, "/profile/few", 200),
+        (confined, "/profile/more", 403),
+    ):
+        assert Client(gateway, token, path).greet() == status, (token, path)
+    assert Client(gateway, runner).post("initialize", HELLO, host="evil.example").status_code == 421
+    assert Client(gateway, runner).post("initialize", HELLO, origin="http://evil.example").status_code == 403
+    gateway.stop()
+
+
+def test_a_session_of_one_token_is_nothing_to_another(gateway: GatewayProcess) -> None:
+    gateway.write(SETTINGS).up()
+    mine, other = Client(gateway, owner(gateway)), gateway.cli("token", "create", "other", "--scope", "run")["token"]
+    assert mine.greet() == 200
+    assert mine.post("ping").status_code == 200
+    assert mine.post("ping", authorization=f"Bearer {other}").status_code == 404
+    gateway.stop()
+
+
+def test_a_change_of_the_configuration_reaches_open_sessions(gateway: GatewayProcess) -> None:
+    gateway.write(SETTINGS).up()
+    client = Client(gateway, owner(gateway), "/profile/few")
+    assert client.greet() == 200
+    assert client.tools() == {"small__echo"}
+    gateway.write(SETTINGS.replace('"small__echo"', '"small__echo", "pid"'))
+    gateway.wait_event("settings.reloaded")
+    wait_for(lambda: client.tools() == {"small__echo", "small__pid"}, within=10, what="the new selection")
+    gateway.write(SETTINGS.replace("profiles.few", "profiles.more"))
+    gateway.wait_event("settings.reloaded", count=2)
+    wait_for(lambda: client.post("ping").status_code == 404, within=10, what="the profile is gone")
+    gateway.stop()
