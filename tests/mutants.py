@@ -41,6 +41,8 @@ class Mutant:
 KEEPER, WARDEN = "containment/keeper.py", "containment/warden_process.py"
 ENDINGS, ATTACKS = "tests/process/test_zoo_endings.py", "tests/process/test_zoo_attacks.py"
 LIFECYCLE, TREE = "tests/process/test_lifecycle.py", "tests/process/test_tree.py"
+EXHAUSTION, STOPPED = "tests/system/test_exhaustion.py", "tests/system/test_stopped_processes.py"
+DATABASE, PHASES = "tests/system/test_database_faults.py", "tests/system/test_stop_phases.py"
 CRASH, RECOVERY = "tests/process/test_zoo_crash.py", "tests/process/test_recovery.py"
 
 MUTANTS = (
@@ -247,6 +249,65 @@ MUTANTS = (
             '            level=Level.SUPERVISED,\n            evidence="leaders die at once',
         ),
         tests=("tests/process/test_doctor.py",),
+    ),
+    Mutant(
+        promise="whole",
+        name="a call whose time limit passed while the gateway was stopped",
+        file="mcp_servers/call.py",
+        change=("if not self.answered and anyio.current_time()", "if self.answered and anyio.current_time()"),
+        tests=(f"{STOPPED}::test_a_gateway_that_is_stopped_goes_on_where_it_was",),
+    ),
+    Mutant(
+        promise="whole",
+        name="a run whose time limit passed while the gateway was stopped",
+        file="scheduler/run_task.py",
+        change=("if left <= 0 and (has_caught_up or left > -LATE):", "if left <= 0:"),
+        tests=(f"{STOPPED}::test_a_gateway_that_is_stopped_goes_on_where_it_was",),
+    ),
+    Mutant(
+        promise="whole",
+        name="a warden without descriptors in reserve",
+        file=WARDEN,
+        change=(
+            "            with self._reserve.spent():\n                self._sweep_at_need()\n",
+            "            raise\n",
+        ),
+        tests=(f"{EXHAUSTION}::test_descriptors_of_the_gateway_and_of_the_warden",),
+    ),
+    Mutant(
+        promise="whole",
+        name="a thread that cannot be had is an error that nobody expects",
+        file="threads.py",
+        change=("        if begun or str(error) != _NO_THREAD:\n            raise\n", "        raise\n"),
+        tests=(f"{EXHAUSTION}::test_process_ids",),
+    ),
+    Mutant(
+        promise="whole",
+        name="a keeper that dies of complaining about the disk",
+        file="containment/record_book.py",
+        change=("with suppress(OSError):  # our stderr", "with suppress(ValueError):  # our stderr"),
+        tests=(f"{EXHAUSTION}::test_room_on_the_disk",),
+    ),
+    Mutant(
+        promise="whole",
+        name="a record that does not fit takes the place of the one before",
+        file="containment/ledger.py",
+        change=("if written < len(content):", "if written > len(content):"),
+        tests=("tests/process/test_ledger.py",),
+    ),
+    Mutant(
+        promise="whole",
+        name="a stop that waits for a database that does not come back",
+        file="scheduler/dispatcher.py",
+        change=("                if self._out_of_time:\n", "                if self._failing is None:\n"),
+        tests=(f"{DATABASE}::test_a_damaged_database_stops_no_server_and_no_stop",),
+    ),
+    Mutant(
+        promise="whole",
+        name="a second SIGTERM that blames the server for the calls that it cuts off",
+        file="gateway/http/disconnect.py",
+        change=("if failure is not None and not gateway.cutting_off.is_set():", "if failure is not None:"),
+        tests=(f"{PHASES}::test_while_a_reload_or_a_drain_is_under_way",),
     ),
 )
 

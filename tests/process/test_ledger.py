@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from sexton.containment import ledger
 from sexton.containment.identity import ProcessIdentity
 from sexton.containment.tree_state import Boundary, EndReason, TreeState
+from small_disk import fill, small_disk
 
 RECORD = ledger.Record(
     tree="t1",
@@ -49,6 +51,16 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
 def test_only_we_can_read_it(tmp_path: Path) -> None:
     ledger.write(str(tmp_path), RECORD)
     assert (tmp_path / "t1.rec").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_record_that_does_not_fit_on_the_disk_whole_leaves_the_old_one(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", kilobytes=256) as disk:
+        ledger.write(str(disk), RECORD)
+        ballast = fill(disk)
+        os.truncate(ballast, ballast.stat().st_size - 4096)
+        with pytest.raises(OSError, match="No space left"):
+            ledger.write(str(disk), replace(RECORD, argv=("x" * 32_000,)))
+        assert list(ledger.records(str(disk))) == [RECORD]
 
 
 def test_a_write_that_fails_leaves_the_old_record(tmp_path: Path) -> None:

@@ -35,13 +35,14 @@ class ApiClient:
         *,
         within: float = 30,
         over: http.client.HTTPConnection | None = None,
+        below: str = "/api/v1",
     ) -> tuple[int, Any]:
         """The status and the document of the answer.  Raises OSError or HTTPException where there is none."""
         if over is None:
             with closing(self.connect(within=within)) as connection:
-                return self.ask(method, path, body, over=connection)
+                return self.ask(method, path, body, over=connection, below=below)
         headers = {**self._headers, **({"content-type": "application/json"} if body is not None else {})}
-        over.request(method, f"/api/v1{path}", None if body is None else json.dumps(body), headers)
+        over.request(method, f"{below}{path}", None if body is None else json.dumps(body), headers)
         answer = over.getresponse()
         return answer.status, json.loads(answer.read() or b"null")
 

@@ -103,6 +103,8 @@ def prove_it_is_borne(
         assert client.call("small", "echo", text="as ever").text(within=15) == "as ever"
         status, document = client.ask("GET", "/status")
         assert (status, document["database"]["failure"]) == (200, failure)
+        status, document = client.ask("GET", "/readyz", below="")
+        assert (status, document["troubles"][0]["part"]) == (503, "database")
         assert not gateway.events("run.ended", subject="holder")
     gateway.wait_event("database.recovered", within=30)
     gateway.wait_event("run.ended", subject="holder", state="ran", output="held")

@@ -60,6 +60,8 @@ async def _look(part: str, check: Check, troubles: dict[str, str]) -> None:
 
 def _check_database(gateway: Gateway) -> Check:
     async def check() -> None:
+        if (failure := gateway.scheduler.failing) is not None:
+            raise failure  # what can be read may still not be written
         await gateway.scheduler.runs(limit=1)
 
     return check
