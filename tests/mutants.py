@@ -279,7 +279,7 @@ MUTANTS = (
         name="a thread that cannot be had is an error that nobody expects",
         file="threads.py",
         change=("        if begun or str(error) != _NO_THREAD:\n            raise\n", "        raise\n"),
-        tests=(f"{EXHAUSTION}::test_process_ids",),
+        tests=("tests/unit/test_threads.py::test_it_is_done_here_when_the_system_gives_no_thread",),
     ),
     Mutant(
         promise="whole",
