@@ -259,7 +259,7 @@ class Holder:
         await settle()
 
 
-async def at_once(work: Callable[..., object], *args: object, abandon_on_cancel: bool) -> object:
+async def at_once(work: Callable[..., object], *args: object, limiter: object, abandon_on_cancel: bool) -> object:
     """In place of a thread, which a fake clock cannot wait for."""
     return work(*args)
 

@@ -8,7 +8,7 @@ import pytest
 
 from agent.chat_bench import agent_config, chat_bench, model_config, raw_server
 from scripted_model import Call, ScriptedModel, call, calls, say
-from sexton.agent import ModelChanged, TextDelta, ToolCallEnded, ToolCallStarted, ToolRules, UserMessage
+from sexton.agent import ApprovalAsked, ModelChanged, TextDelta, ToolCallEnded, ToolCallStarted, ToolRules, UserMessage
 from waiting import wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("none_left")]
@@ -173,3 +173,59 @@ async def test_no_model_is_a_clear_error_and_tools_can_be_called_all_the_same(
         ended = await bench.ask('/call raw.echo {"text": "by hand"}')
         assert (ended.state, "by hand" in ended.text) == ("done", True)
         assert model.requests == []
+
+
+async def test_a_server_that_asks_gets_the_answer_of_a_person(tmp_path: Path, model: ScriptedModel) -> None:
+    asked = {"message": "who are you?", "requestedSchema": {"type": "object", "properties": {}}}
+    model.will(call("raw__ask", method="elicitation/create", params=asked), say("thanks"))
+    async with chat_bench(tmp_path, agent_config(model), raw_server(tmp_path)) as bench:
+        found = await bench.chat()
+        stream = bench.chats.events(found.id)
+        turn = await bench.chats.send(found.id, UserMessage("ask me"))
+        async for event in stream:
+            if isinstance(event, ApprovalAsked):
+                break
+        assert (event.kind, event.question["message"]) == ("elicitation", "who are you?")  # type: ignore[union-attr]
+        await bench.chats.approve(event.approval, yes=True, by="me", content={"name": "Olga"})  # type: ignore[union-attr]
+        assert (await turn.wait()).text == "thanks"
+        assert "Olga" in model.told("tool")[0]
+
+
+async def test_a_server_that_asks_for_the_model_gets_its_answer(tmp_path: Path, model: ScriptedModel) -> None:
+    message = {"role": "user", "content": {"type": "text", "text": "a number?"}}
+    asked = {"messages": [message], "maxTokens": 50}
+    model.will(call("raw__ask", method="sampling/createMessage", params=asked), say("seven"), say("it was seven"))
+    async with chat_bench(tmp_path, agent_config(model), raw_server(tmp_path)) as bench:
+        assert (await bench.ask("go")).text == "it was seven"
+        assert "seven" in model.told("tool")[0]
+
+
+async def test_with_many_tools_the_model_searches_and_calls(tmp_path: Path, model: ScriptedModel) -> None:
+    model.will(
+        call("sexton__search_tools", query="echo a text"),
+        call("sexton__call_tool", tool="raw__echo", arguments={"text": "found"}),
+        say("found it"),
+    )
+    async with chat_bench(tmp_path, agent_config(model, search_above=3), raw_server(tmp_path)) as bench:
+        ended = await bench.ask("echo something")
+        assert ended.text == "found it"
+        assert model.offered() == ["sexton__search_tools", "sexton__call_tool", "sexton__read_result"]
+        assert [(event.server, event.tool) for event in bench.told(ToolCallStarted)] == [
+            ("sexton", "search_tools"),
+            ("raw", "echo"),
+        ]
+        found, echoed = model.told("tool")
+        assert "raw__echo" in found
+        assert "found" in echoed
+
+
+async def test_anthropic_is_spoken_to_in_its_own_way(tmp_path: Path, model: ScriptedModel) -> None:
+    model.will(call("raw__echo", text="hi"), say("it ", "said hi"))
+    url = model.url.removesuffix("/v1")
+    claude = {"main": model_config(model, provider="anthropic", base_url=url, api_key="secret-key")}
+    async with chat_bench(tmp_path, agent_config(model, models=claude), raw_server(tmp_path)) as bench:
+        ended = await bench.ask("call it")
+        assert (ended.state, ended.text, ended.error) == ("done", "it said hi", None)
+        assert (ended.usage.steps, ended.usage.calls) == (2, 1)
+    assert model.headers[0]["authorization"] == "Bearer secret-key"
+    assert model.requests[-1]["messages"][-1]["content"][0]["type"] == "tool_result"

@@ -52,6 +52,7 @@ from sexton.agent.model_config import (
     Price,
     ServerApprovals,
 )
+from sexton.agent.own_tools import Messenger, NotAllowed, SextonTools
 from sexton.agent.tool_rules import ToolRules
 from sexton.agent.toolbox import NoTools, OwnTool, ToolSource
 from sexton.agent.turn import Agent, TurnPlan, TurnRecord, TurnResult
@@ -83,11 +84,13 @@ __all__ = [
     "Memory",
     "MemoryStore",
     "Message",
+    "Messenger",
     "ModelChanged",
     "ModelConfig",
     "ModelFailed",
     "NoModel",
     "NoTools",
+    "NotAllowed",
     "OwnTool",
     "OwnToolsOf",
     "PendingApproval",
@@ -96,6 +99,7 @@ __all__ = [
     "QuestionKind",
     "Role",
     "ServerApprovals",
+    "SextonTools",
     "Steered",
     "TextDelta",
     "ToolCallEnded",

@@ -58,15 +58,12 @@ CHARACTERS_PER_TOKEN: Final = 4
 _CALL = re.compile(r"/call\s+([\w-]+)\.(\S+)\s*(.*)", re.DOTALL)
 
 
+OwnToolsOf: TypeAlias = Callable[[Conversation], tuple[OwnTool, ...]]
+"""Makes Sexton's own tools for a chat; the daemon hands over one that knows the other parts."""
+
+
 class ConversationBusy(UsageError):
     """A turn is under way, and the sender wanted to be refused then."""
-
-
-class OwnToolsOf:
-    """Makes Sexton's own tools for a chat; the daemon hands over one that knows the other parts."""
-
-    def __call__(self, _conversation: Conversation) -> tuple[OwnTool, ...]:
-        return ()
 
 
 @final
@@ -125,7 +122,7 @@ class Chats:
         self._agent = agent
         self._clock = clock
         self._journal = journal
-        self._own_tools = own_tools or OwnToolsOf()
+        self._own_tools: OwnToolsOf = own_tools or (lambda _: ())
         self._lanes: dict[str, _Lane] = {}
         self._over: dict[str, anyio.Event] = {}
         self._tasks: anyio.abc.TaskGroup | None = None

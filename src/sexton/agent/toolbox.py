@@ -9,10 +9,11 @@ is taken, so that after a crash nobody makes it twice.
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol, Self, final
+from typing import Any, Final, Protocol, Self, TypeAlias, final
 
 import anyio
 
@@ -35,13 +36,25 @@ from sexton.agent.tool_search import find_tools
 from sexton.clock import Clock
 from sexton.errors import SextonError
 from sexton.journal import JSON
-from sexton.mcp_servers import CataloguedTool, Lease, ServerPool, name_tools
+from sexton.mcp_servers import (
+    AnswerWanted,
+    Callbacks,
+    CataloguedTool,
+    InputWanted,
+    Lease,
+    ServerPool,
+    callbacks_for,
+    name_tools,
+)
 
 OWN: Final = "sexton"
 """The name that stands where a server's would, for tools of our own."""
 
 MOST_TOLD: Final = 400
 """Characters of a result that an event carries."""
+
+MOST_SAMPLINGS: Final = 10
+"""How often servers may ask the model in one turn."""
 
 SEARCH: Final = f"{OWN}__search_tools"
 CALL: Final = f"{OWN}__call_tool"
@@ -86,6 +99,10 @@ class ToolSource:
     strict: bool = False
 
 
+Complete: TypeAlias = Callable[[AnswerWanted], Awaitable[tuple[str, str]]]
+"""Asks the turn's own model for a server; returns its answer and its name."""
+
+
 class CallLog(Protocol):
     """Where a turn's calls are recorded, and who hears of them."""
 
@@ -114,7 +131,10 @@ class Toolbox:
         files: ResultFiles,
         log: CallLog,
         clock: Clock,
+        complete: Complete | None = None,
     ) -> None:
+        self._complete = complete
+        self._samplings = 0
         self._source = source
         self._pool = pool
         self._config = config
@@ -268,7 +288,9 @@ class Toolbox:
         """The turn's lease of a server, taken at the first need; calls that need it at once wait for one taking."""
         async with self._leasing.setdefault(server, anyio.Lock()):
             if server not in self._leases:
-                lease = self._pool.lease(server, holder=self._source.holder, allow=self._filter(server))
+                lease = self._pool.lease(
+                    server, holder=self._source.holder, allow=self._filter(server), callbacks=self._callbacks(server)
+                )
                 self._leases[server] = await self._stack.enter_async_context(lease)
             return self._leases[server]
 
@@ -327,6 +349,52 @@ class Toolbox:
         level = level_of(self._config, self._source.approvals, record.server, record.tool)
         known = self._tools.get(record.name)
         return needs_approval(level, known.tool.annotations if known else None)
+
+    # What servers ask back
+
+    def _callbacks(self, server: str) -> Callbacks:
+        return callbacks_for(
+            fill_in=lambda wanted: self._fill_in(server, wanted),
+            answer_for=lambda wanted: self._answer_for(server, wanted),
+        )
+
+    async def _fill_in(self, server: str, wanted: InputWanted) -> Mapping[str, Any] | None:
+        """A person answers, whatever the approvals are: nobody else can."""
+        asked: dict[str, JSON] = {"message": wanted.message}
+        if wanted.url is not None:
+            asked["url"] = wanted.url
+        if wanted.schema is not None:
+            asked["schema"] = dict(wanted.schema)
+        answer = await self._ask_back(server, QuestionKind.ELICITATION, asked)
+        return (answer.content or {}) if answer.state is ApprovalState.APPROVED else None
+
+    async def _answer_for(self, server: str, wanted: AnswerWanted) -> tuple[str, str] | None:
+        """The turn's own model answers, when a person lets it; with `never` nobody is asked."""
+        self._samplings += 1
+        if self._complete is None or self._samplings > MOST_SAMPLINGS:
+            return None
+        level = level_of(self._config, self._source.approvals, server, "")
+        if level is not Approval.NEVER:
+            messages: list[JSON] = [{"role": role, "text": text} for role, text in wanted.messages]
+            asked: dict[str, JSON] = {"messages": messages, "system_prompt": wanted.system_prompt}
+            answer = await self._ask_back(server, QuestionKind.SAMPLING, asked)
+            if answer.state is not ApprovalState.APPROVED:
+                return None
+        return await self._complete(wanted)
+
+    async def _ask_back(self, server: str, kind: QuestionKind, asked: Mapping[str, JSON]) -> PendingApproval:
+        question = Question(
+            key=f"{self._source.holder}/{uuid.uuid4().hex}",
+            kind=kind,
+            holder=self._source.holder,
+            turn=self._source.turn,
+            server=server,
+            tool="",
+            asked=asked,
+        )
+        answer = await self._approvals.ask(question, on_asked=self.tell_asked)
+        self._tell_answered(answer)
+        return answer
 
     def tell_asked(self, asked: PendingApproval) -> None:
         question = asked.question

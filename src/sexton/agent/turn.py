@@ -22,7 +22,7 @@ from sexton.agent.toolbox import Toolbox, ToolSource
 from sexton.clock import Clock
 from sexton.errors import UsageError
 from sexton.journal import JSON
-from sexton.mcp_servers import ServerPool
+from sexton.mcp_servers import AnswerWanted, ServerPool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +149,7 @@ class Agent:
         config = self.config
         timeout = plan.budget.timeout
         with anyio.move_on_after(timeout) as limit:
-            async with self.toolbox(plan.tools, record) as box:
+            async with self.toolbox(plan.tools, record, chain) as box:
                 await box.load()
                 loop = await self._loaded()
                 return await loop.answer(plan, chain, box, record, instructions=_instructions(plan, config, box))
@@ -191,7 +191,16 @@ class Agent:
         )
         return text
 
-    def toolbox(self, source: ToolSource, record: TurnRecord) -> Toolbox:
+    def toolbox(self, source: ToolSource, record: TurnRecord, chain: tuple[ModelConfig, ...] | None = None) -> Toolbox:
+        """The tools of a turn; with a chain of models their servers may ask these."""
+
+        async def complete(wanted: AnswerWanted) -> tuple[str, str]:
+            assert chain is not None
+            loop = await self._loaded()
+            told = "\n\n".join(f"{role}: {text}" for role, text in wanted.messages)
+            text, usage = await loop.complete(chain, instructions=wanted.system_prompt, prompt=told)
+            return text, usage.models[-1]
+
         return Toolbox(
             source,
             self._pool,
@@ -200,6 +209,7 @@ class Agent:
             files=self.files,
             log=record,
             clock=self._clock,
+            complete=None if chain is None else complete,
         )
 
     async def _loaded(self) -> ModelLoop:

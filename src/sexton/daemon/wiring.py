@@ -16,7 +16,7 @@ import anyio
 import anyio.abc
 
 from sexton.actions import perform_action
-from sexton.agent import Agent, Approvals, Chats, DatabaseApprovals, UserMessage
+from sexton.agent import Agent, Approvals, Chats, DatabaseApprovals, MemoryStore, SextonTools, UserMessage
 from sexton.clock import Clock
 from sexton.containment import Boundary, Containment, examine, list_orphans
 from sexton.daemon.references import ReferenceFails
@@ -98,7 +98,10 @@ async def running_parts(
             on_call=lambda call: metrics.observe_call(call.server, str(call.state), call.seconds),
         )
         await scheduler.replace_config_jobs(settings.jobs)
-        chats = Chats(database, agent, clock=clock, journal=journal)
+        own_tools = SextonTools(
+            scheduler, MemoryStore(database), pool, deliveries, clock=clock, config=lambda: agent.config
+        )
+        chats = Chats(database, agent, clock=clock, journal=journal, own_tools=own_tools)
         await stack.enter_async_context(running(chats.run))
         await stack.enter_async_context(running(scheduler.run))
         channels = await _channels(settings, database, chats, deliveries, clock=clock, journal=journal)

@@ -257,6 +257,36 @@ def _person(told: str) -> Callable[[Data], EventLine]:
     return lambda data: EventLine(mark=Mark.NOTE, text=f"{data.get('sender')} {told}")
 
 
+def _turn_ended(data: Data) -> EventLine:
+    usage = data.get("usage") or {}
+    took = f" in {duration(usage['seconds'])}" if usage.get("seconds") is not None else ""
+    if data.get("state") == "done":
+        tokens = int(usage.get("input_tokens", 0)) + int(usage.get("output_tokens", 0))
+        facts = [counted(tokens, "token"), counted(int(usage.get("calls", 0)), "call")]
+        return EventLine(mark=Mark.DONE, text=f"answered{took} ({', '.join(facts)})")
+    what, details, hint = _split_error(data.get("error"))
+    mark = Mark.FAILED if data.get("state") == "failed" else Mark.WARNING
+    return EventLine(
+        mark=mark, text=f"{data.get('state')}{took}" + (f": {what}" if what else ""), details=details, hint=hint
+    )
+
+
+def _approval_asked(data: Data) -> EventLine:
+    asked = data.get("approval") or {}
+    what = ".".join(filter(None, [str(asked.get("server", "")), str(asked.get("tool", ""))]))
+    return EventLine(
+        mark=Mark.WARNING,
+        text=f"{asked.get('holder')} waits for a person: {asked.get('kind')} of {what}",
+        hint=f"sexton approvals approve {asked.get('id')}",
+    )
+
+
+def _approval_answered(data: Data) -> EventLine:
+    asked = data.get("approval") or {}
+    by = f" by {asked['answered_by']}" if asked.get("answered_by") else ""
+    return EventLine(mark=Mark.NOTE, text=f"{asked.get('server')}.{asked.get('tool')} is {asked.get('state')}{by}")
+
+
 _TELLERS: Mapping[str, Callable[[Data], EventLine | None]] = {
     "run.started": _run_started,
     "run.ended": _run_ended,
@@ -270,6 +300,12 @@ _TELLERS: Mapping[str, Callable[[Data], EventLine | None]] = {
     "job.removed": _note("job removed"),
     "job.paused": _note("job paused"),
     "job.resumed": _note("job resumed"),
+    "turn.started": lambda _: EventLine(mark=Mark.BEGAN, text="a message"),
+    "turn.ended": _turn_ended,
+    "approval.asked": _approval_asked,
+    "approval.answered": _approval_answered,
+    "approval.expired": _approval_answered,
+    "approval.void": lambda _: None,
     "server.starting": _server_starting,
     "server.started": _server_started,
     "server.shared": _server_shared,

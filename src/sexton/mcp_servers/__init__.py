@@ -29,6 +29,7 @@ from sexton.mcp_servers.pool_errors import (
     ToolDenied,
     UnknownServer,
 )
+from sexton.mcp_servers.questions import AnswerWanted, InputWanted, callbacks_for
 from sexton.mcp_servers.remote_transport import RemoteServer
 from sexton.mcp_servers.server_config import HttpServer, ServerConfig, Sharing, StdioServer, ToolFilter
 from sexton.mcp_servers.server_errors import (
@@ -47,6 +48,7 @@ __all__ = [
     "BIG_LINE",
     "MAX_INPUT_ROUNDS",
     "QUESTIONS",
+    "AnswerWanted",
     "BreakerPolicy",
     "BreakerState",
     "BreakerStatus",
@@ -60,6 +62,7 @@ __all__ = [
     "ConnectTimedOut",
     "ContentBlock",
     "HttpServer",
+    "InputWanted",
     "Introduction",
     "InvalidAnswer",
     "InvalidToolResult",
@@ -85,6 +88,7 @@ __all__ = [
     "ToolFilter",
     "ToolNameClash",
     "UnknownServer",
+    "callbacks_for",
     "decode",
     "decode_slowly",
     "encode",
