@@ -28,6 +28,7 @@ class Peers:
     python: Path
     """An interpreter with the MCP SDK, fastmcp, APScheduler and the Python servers."""
     mcp_proxy: Path
+    mcpo: Path
     npm: Path
     """The folder whose node_modules holds the npm servers."""
 
@@ -46,8 +47,14 @@ def ensure_peers() -> Peers:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _install(FOLDER / "python", ROOT / "requirements/bench-peers.txt", _install_python)
         _install(FOLDER / "mcp-proxy", ROOT / "requirements/bench-mcp-proxy.txt", _install_python)
+        _install(FOLDER / "mcpo", ROOT / "requirements/bench-mcpo.txt", _install_python)
         _install(FOLDER / "npm", ROOT / "benchmarks/npm/package-lock.json", _install_npm)
-    return Peers(python=FOLDER / "python/bin/python", mcp_proxy=FOLDER / "mcp-proxy/bin/mcp-proxy", npm=FOLDER / "npm")
+    return Peers(
+        python=FOLDER / "python/bin/python",
+        mcp_proxy=FOLDER / "mcp-proxy/bin/mcp-proxy",
+        mcpo=FOLDER / "mcpo/bin/mcpo",
+        npm=FOLDER / "npm",
+    )
 
 
 def _install(folder: Path, pins: Path, install: Callable[[Path, Path], None]) -> None:
@@ -61,7 +68,19 @@ def _install(folder: Path, pins: Path, install: Callable[[Path, Path], None]) ->
 
 def _install_python(folder: Path, pins: Path) -> None:
     venv.create(folder, with_pip=True, clear=True)
-    _run([str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(pins)])
+    _run(
+        [
+            str(folder / "bin/python"),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--require-hashes",
+            "-r",
+            str(pins),
+        ]
+    )
 
 
 def _install_npm(folder: Path, pins: Path) -> None:
