@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,20 @@ async def test_a_head_that_never_ends_is_given_up(
                             await stream.receive()
                     except anyio.EndOfStream:
                         pass
+
+
+async def test_a_head_of_any_size_is_not_read(bench: GatewayBench, tmp_path: Path) -> None:
+    async with serve_http(bench.gateway, data_dir=tmp_path) as url:
+        port = int(url.rpartition(":")[2])
+        said = b""
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nx: ")
+            with anyio.fail_after(20), suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                for _ in range(4 * connections_module.MAX_HEAD_BYTES // 1000):
+                    await stream.send(b"x" * 1000)
+                while True:
+                    said += await stream.receive()
+        assert said.startswith(b"HTTP/1.1 400") or not said
 
 
 async def test_a_request_under_way_is_not_taken_for_a_slow_head(

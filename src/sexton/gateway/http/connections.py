@@ -9,20 +9,23 @@ from collections.abc import Iterator
 from typing import Any
 
 import anyio
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_SECONDS = 15.0
+MAX_HEAD_BYTES = 64 * 1024
 
 
-class PatientProtocol(H11Protocol):
-    """Closes a connection whose request head is not whole `HEAD_SECONDS` after it could have begun.
+class PatientProtocol(HttpToolsProtocol):
+    """Closes a connection whose request head is not whole `HEAD_SECONDS` after it could have begun, or is too large.
 
-    uvicorn bounds the wait for the next request of a connection, but neither for the first nor within a head.
+    uvicorn bounds the wait for the next request of a connection, but neither for the first nor within a head; and
+    its parser takes heads of any size.
     """
 
     _giving_up: asyncio.TimerHandle | None = None
+    _awaits_head = True
+    _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -31,13 +34,30 @@ class PatientProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._watch_head()
+        if self._awaits_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.send_400_response("The head of the request is too large.")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_watching()
         super().connection_lost(exc)
 
+    def on_message_begin(self) -> None:
+        self._awaits_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._awaits_head = False
+        self._head_bytes = 0
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        self._awaits_head = not self.pipeline
+        super().on_response_complete()
+
     def _watch_head(self) -> None:
-        if self.conn.their_state is not h11.IDLE:
+        if not self._awaits_head:
             self._stop_watching()
         elif self._giving_up is None:
             self._giving_up = self.loop.call_later(HEAD_SECONDS, self._give_up)
@@ -50,7 +70,7 @@ class PatientProtocol(H11Protocol):
     def _give_up(self) -> None:
         self._giving_up = None
         # A head may have become whole by an answer that let the next request in the buffer begin.
-        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+        if self._awaits_head and not self.transport.is_closing():
             self.transport.close()
 
 

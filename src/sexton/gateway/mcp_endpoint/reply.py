@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, final
 
@@ -13,6 +14,9 @@ from sexton.gateway.mcp_endpoint.wire import Message, as_bytes, event_frame
 
 KEEP_ALIVE: Final = 15.0
 """Seconds of silence after which a comment is sent; proxies cut silent connections."""
+
+WATCH_AFTER: Final = 0.05
+"""Seconds that a call may take before we look whether its client is still there."""
 
 _EVENTS: Final = (
     (b"content-type", b"text/event-stream"),
@@ -37,12 +41,12 @@ class Reply:
         self._tasks = tasks
         self._headers = headers
         self._frames: list[bytes] = []
-        self._more = anyio.Event()
+        self._more: anyio.Event | None = None
         self._streams = False
         self._head_sent = False
         self._finished = False
         self._writing = False
-        self._written = anyio.Event()
+        self._written: anyio.Event | None = None
 
     @property
     def is_open(self) -> bool:
@@ -54,7 +58,7 @@ class Reply:
         if self._finished:
             return
         self._frames.append(event_frame(message))
-        self._more.set()
+        self._wake()
         if not self._streams:
             self._streams = self._writing = True
             self._tasks.start_soon(self._write)
@@ -69,14 +73,19 @@ class Reply:
         if self._streams:
             self.push(message)
             self._finished = True
-            self._more.set()
+            self._wake()
             if self._writing:
+                self._written = anyio.Event()
                 await self._written.wait()
             else:  # it was ended with the work
                 await self._write()
             return
         self._finished = True
         await send_json(self._send, status, message, headers=self._headers)
+
+    def _wake(self) -> None:
+        if self._more is not None:
+            self._more.set()
 
     async def _write(self) -> None:
         try:
@@ -88,7 +97,8 @@ class Reply:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self._writing = False
-            self._written.set()
+            if self._written is not None:
+                self._written.set()
 
     async def _write_more(self) -> None:
         frames, self._frames = self._frames, []
@@ -98,6 +108,7 @@ class Reply:
         self._more = anyio.Event()
         with anyio.move_on_after(KEEP_ALIVE) as silence:
             await self._more.wait()
+        self._more = None
         if silence.cancelled_caught:
             self._frames.append(b": still here\n\n")
 
@@ -120,13 +131,15 @@ async def reply_while_connected(
     async with anyio.create_task_group() as tasks:
         reply = Reply(send, tasks, headers)
         open_replies.add(reply)
+        # Most answers come sooner, and a task for each of them costs a fifth of the whole call.
+        watching = asyncio.get_running_loop().call_later(WATCH_AFTER, tasks.start_soon, _watch, receive, reply)
         try:
-            tasks.start_soon(_watch, receive, reply)
             status, message = await work(reply)
             await reply.finish(message, status=status)
             done = True
             tasks.cancel_scope.cancel()
         finally:
+            watching.cancel()
             open_replies.discard(reply)
     if not (done or reply.unheard):
         await reply.finish(cancelled)
