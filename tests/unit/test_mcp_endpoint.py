@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import anyio
+import httpx2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcp import MCPError
+from starlette.types import Receive, Scope, Send
 
 from fake_clock import FakeClock, settle
-from sexton.gateway.mcp_endpoint import Profile
+from fake_servers import NoTrees
+from sexton.containment import Containment
+from sexton.gateway.http.caller import OWNER
+from sexton.gateway.mcp_endpoint import Endpoint, EndpointSettings, Profile
 from sexton.gateway.mcp_endpoint.eras import (
     legacy_params,
     legacy_result,
@@ -23,7 +31,8 @@ from sexton.gateway.mcp_endpoint.offers import fits
 from sexton.gateway.mcp_endpoint.parked import MAX_PARKED, ParkedCall, ParkedCalls, is_ours
 from sexton.gateway.mcp_endpoint.search import search
 from sexton.gateway.mcp_endpoint.view import View
-from sexton.mcp_servers import ToolFilter
+from sexton.journal import Journal
+from sexton.mcp_servers import ServerPool, ToolFilter
 
 ALL = View(key="all", servers=("git", "time"))
 ONE = View(key="server:git", servers=("git",))
@@ -254,3 +263,103 @@ async def test_a_client_that_goes_while_its_call_runs_ends_it() -> None:
 async def cancel_after(event: anyio.Event, scope: anyio.CancelScope) -> None:
     await event.wait()
     scope.cancel()
+
+
+# Whatever a client sends
+
+
+def json_values() -> st.SearchStrategy[Any]:
+    return st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+        max_leaves=6,
+    )
+
+
+METHODS = st.sampled_from(
+    [
+        "initialize",
+        "ping",
+        "tools/list",
+        "tools/call",
+        "prompts/get",
+        "resources/read",
+        "resources/subscribe",
+        "completion/complete",
+        "logging/setLevel",
+        "server/discover",
+        "notifications/cancelled",
+        "notifications/initialized",
+        "no/such",
+    ]
+)
+PARAMS = st.fixed_dictionaries(
+    {},
+    optional={
+        "_meta": st.just(ENVELOPE) | json_values(),
+        "name": json_values(),
+        "uri": json_values(),
+        "ref": st.just({"type": "ref/resource", "uri": "x"}) | json_values(),
+        "arguments": json_values(),
+        "requestId": json_values(),
+        "requestState": st.just("sexton:x") | json_values(),
+        "protocolVersion": st.just("2025-11-25") | json_values(),
+        "capabilities": json_values(),
+        "clientInfo": json_values(),
+        "level": json_values(),
+    },
+)
+MESSAGES = st.fixed_dictionaries(
+    {"jsonrpc": st.just("2.0")},
+    optional={"id": json_values(), "method": METHODS | json_values(), "params": PARAMS | json_values()},
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(message=MESSAGES | json_values(), modern=st.booleans())
+def test_no_message_breaks_the_endpoint(message: Any, modern: bool) -> None:
+    """It is answered or refused, and nothing is logged as a defect."""
+    for answer in anyio.run(send_to_an_empty_endpoint, message, modern):
+        assert 200 <= answer.status_code < 500
+        assert "Internal" not in answer.text
+
+
+async def send_to_an_empty_endpoint(message: Any, modern: bool) -> list[httpx2.Response]:
+    """The same message without a session and, in the handshake era, in one."""
+    with anyio.fail_after(20), TemporaryDirectory() as folder:
+        pool = ServerPool(
+            {},
+            cast("Containment", NoTrees()),
+            clock=FakeClock(),
+            journal=Journal.open(None),
+            data_dir=Path(folder),
+        )
+        endpoint = Endpoint(pool, EndpointSettings(), clock=FakeClock())
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["state"], scope["root_path"] = {"caller": OWNER}, "/mcp"
+            await endpoint(scope, receive, send)
+
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(pool.run)
+            await tasks.start(endpoint.run)
+            answers = await send_twice(httpx2.ASGITransport(app), message, modern)
+            tasks.cancel_scope.cancel()
+    return answers
+
+
+async def send_twice(transport: httpx2.ASGITransport, message: Any, modern: bool) -> list[httpx2.Response]:
+    headers = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as http:
+        if modern:
+            headers = {"mcp-protocol-version": "2026-07-28", "sexton-client": "x"}
+            return [await http.post("/mcp", content=json.dumps(message), headers=headers)]
+        hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
+        greeting = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello}
+        session = (await http.post("/mcp", json=greeting)).headers["mcp-session-id"]
+        first = await http.post("/mcp", content=json.dumps(message))
+        return [first, await http.post("/mcp", content=json.dumps(message), headers={"mcp-session-id": session})]

@@ -193,7 +193,10 @@ class HolderSession(ClientSession):
     def _build_capabilities(self, version: str) -> ClientCapabilities:
         if self._peer is None:
             return super()._build_capabilities(version)
-        return ClientCapabilities.model_validate(self._peer.capabilities)
+        try:
+            return ClientCapabilities.model_validate(self._peer.capabilities)
+        except ValidationError:
+            return ClientCapabilities()  # what it said of itself is nothing that a server would understand
 
     def _intercept_notification(self, method: str, params: Mapping[str, Any] | None) -> bool:
         taken = super()._intercept_notification(method, params)
@@ -226,7 +229,10 @@ class HolderSession(ClientSession):
 
 def _introduced(callbacks: Callbacks) -> Implementation:
     if callbacks.peer is not None:
-        return Implementation.model_validate(callbacks.peer.client_info)
+        try:
+            return Implementation.model_validate(callbacks.peer.client_info)
+        except ValidationError:
+            return SEXTON
     return callbacks.client_info or SEXTON
 
 

@@ -90,7 +90,7 @@ class Core:
                 for session in tuple(self.sessions.values()):
                     await self.end_session(session)
                 for client in tuple(self._modern.values()):
-                    await client.end()
+                    await self._end_client(client)
 
     def configure(self, settings: EndpointSettings) -> None:
         """Take over other settings; every client is told to look at its tools again."""
@@ -182,15 +182,20 @@ class Core:
 
     async def _make_room(self) -> bool:
         while len(self.sessions) + len(self._modern) >= self.settings.max_sessions:
-            idle = min(
-                (session for session in self.sessions.values() if not session.is_busy),
-                key=lambda session: session.used_at,
-                default=None,
-            )
-            if idle is None:
+            idle: list[LegacySession | ModernClient] = [each for each in self.sessions.values() if not each.is_busy]
+            idle += [each for each in self._modern.values() if not each.is_busy]
+            if not idle:
                 return False
-            await self.end_session(idle)
+            oldest = min(idle, key=lambda each: each.used_at)
+            if isinstance(oldest, LegacySession):
+                await self.end_session(oldest)
+            else:
+                await self._end_client(oldest)
         return True
+
+    async def _end_client(self, client: ModernClient) -> None:
+        if self._modern.pop(client.key, None) is not None:
+            await client.end()
 
     # News
 
@@ -223,7 +228,10 @@ class Core:
                 self._news = anyio.Event()
                 await self._news.wait()
             await self._clock.sleep(TICK)
-            await self._do_what_is_due()
+            try:
+                await self._do_what_is_due()
+            except Exception:  # noqa: BLE001 - one client that cannot be ended must not keep the others
+                _log.exception("looking after the clients of the endpoint failed")
 
     async def _do_what_is_due(self) -> None:
         now = self._clock.monotonic()
@@ -234,10 +242,9 @@ class Core:
                 await self.end_session(session)
             else:
                 await session.release_idle(now - self.settings.linger)
-        for key, client in tuple(self._modern.items()):
-            if not client.requests and now - client.used_at >= self.settings.idle_timeout:
-                del self._modern[key]
-                await client.end()
+        for client in tuple(self._modern.values()):
+            if not client.is_busy and now - client.used_at >= self.settings.idle_timeout:
+                await self._end_client(client)
             else:
                 await client.release_idle(now - self.settings.linger)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Final, Protocol, final
 
 import anyio
 import anyio.abc
 from mcp import MCPError
-from mcp_types import INVALID_REQUEST
+from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
@@ -19,6 +20,7 @@ from sexton.gateway.mcp_endpoint.http_message import VERSION_HEADER, HttpRequest
 from sexton.gateway.mcp_endpoint.legacy_http import LegacyHttp
 from sexton.gateway.mcp_endpoint.modern_http import ModernHttp, is_modern
 from sexton.gateway.mcp_endpoint.reply import send_json
+from sexton.gateway.mcp_endpoint.wire import failure
 from sexton.mcp_servers import ServerPool
 
 _log = logging.getLogger(__name__)
@@ -76,6 +78,10 @@ class Endpoint:
             await self._answer(scope, receive, send)
         except Refused as refused:
             await send_json(send, refused.status, refused.message, headers=_ALLOW if refused.status == 405 else ())
+        except Exception:  # noqa: BLE001 - the outermost edge of an HTTP request
+            _log.exception("%s %s failed", scope["method"], scope["path"])
+            with suppress(RuntimeError):  # the answer has begun
+                await send_json(send, 500, failure(None, MCPError(INTERNAL_ERROR, "Internal error")))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller: Caller = scope["state"]["caller"]

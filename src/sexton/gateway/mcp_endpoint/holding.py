@@ -7,6 +7,7 @@ alive, and one that does much does not ask for a lease at every call.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -19,6 +20,8 @@ from sexton.clock import Clock
 from sexton.errors import SextonError
 from sexton.gateway.mcp_endpoint.wire import Params
 from sexton.mcp_servers import QUESTIONS, Callbacks, Lease, ServerPool, ToolFilter, polite_refusal
+
+_log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
@@ -183,8 +186,12 @@ class Holding:
         """An older server has one level for its client; the pool asks it for the most talkative of its holders."""
         self._log_level = level
         introduction = lease.introduction
-        if level is not None and not introduction.is_modern and introduction.has("logging"):
+        if level is None or introduction.is_modern or not introduction.has("logging"):
+            return
+        try:
             await lease.forward("logging/setLevel", {"level": level})
+        except MCPError as error:
+            _log.info("server %r takes no log level: %s", self.server, error)
 
 
 async def release_quietly(holding: Holding) -> None:

@@ -49,10 +49,12 @@ class LegacyHttp:
             raise Refused(400, "Bad Request: the body must be one JSON-RPC message")
         method = message.get("method")
         if method == "initialize" and "id" in message:
+            _check_form(message)
             await self._initialize(message, http)
             return
         session = self._session(http)
         session.touch()
+        _check_form(message)
         if not isinstance(method, str):
             session.take_answer(message)
             await send_json(http.send, 202)
@@ -139,6 +141,12 @@ class LegacyHttp:
             session.cancel_call((params or {}).get("requestId"))
         elif method == "notifications/roots/list_changed":
             session.tell_roots_changed()
+
+
+def _check_form(message: Message) -> None:
+    """Raises Refused for what is no JSON-RPC message that MCP knows."""
+    if not isinstance(message.get("id", 0), str | int) or not isinstance(message.get("params", {}), dict):
+        raise Refused(400, "Bad Request: id must be text or a whole number, params an object")
 
 
 def _greeting(params: Params) -> tuple[str, Params, Params]:

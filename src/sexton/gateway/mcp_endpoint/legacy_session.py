@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from sexton.gateway.mcp_endpoint.subscriptions import follow_resource
 from sexton.gateway.mcp_endpoint.view import View
 from sexton.gateway.mcp_endpoint.wire import Message, Params, meta_of, notification, plain_name, request, rpc_error
 from sexton.mcp_servers import ServerPool
+
+_log = logging.getLogger(__name__)
 
 
 @final
@@ -204,6 +207,8 @@ class LegacySession:
             tell(error)
         except SextonError as error:
             tell(rpc_error(error))
+        except Exception:  # noqa: BLE001 - the outermost edge of a task
+            _log.exception("following %s of server %r failed", uri, holding.server)
         finally:
             if self._followed.get(uri) is scope:
                 del self._followed[uri]

@@ -48,19 +48,24 @@ class ModernClient:
         self.key = key
         self.holder = f"mcp:{plain_name(name)}-{digest}"
         self.used_at = clock.monotonic()
-        self.requests = 0
+        self._requests = 0
         self._pool = pool
         self._clock = clock
         self._free: dict[tuple[str, str, str], list[tuple[Holding, ClientPeer]]] = {}
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request of it is under way."""
+        return self._requests > 0
+
     @contextmanager
     def asking(self) -> Iterator[None]:
         """A request of it is under way."""
-        self.requests += 1
+        self._requests += 1
         try:
             yield
         finally:
-            self.requests -= 1
+            self._requests -= 1
             self.used_at = self._clock.monotonic()
 
     @contextmanager

@@ -8,6 +8,7 @@ its own, from the answer that says what is missing until the client is back.
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,8 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 
 from sexton.clock import Clock
 from sexton.gateway.mcp_endpoint.wire import Params
+
+_log = logging.getLogger(__name__)
 
 MAX_PARKED: Final = 1000
 STATE_PREFIX: Final = "sexton:"
@@ -57,6 +60,9 @@ class ParkedCall:
                 self._result = await work(self)
         except MCPError as error:
             self._error = error
+        except Exception:  # noqa: BLE001 - the outermost edge of the call's own task
+            _log.exception("a call of %s failed", self.owner)
+            self._error = MCPError(INTERNAL_ERROR, "Internal server error")
         finally:
             if self._result is None and self._error is None:
                 self._error = MCPError(INTERNAL_ERROR, "the call was cancelled")

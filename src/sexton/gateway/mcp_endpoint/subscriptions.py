@@ -56,6 +56,8 @@ async def keep_following(holding: Holding, uri: str, tell: Callable[[str], None]
         await follow_resource(holding, uri, tell, on_agreed=agreed.set)
     except (MCPError, SextonError, ListenNotSupportedError) as error:
         _log.info("no more news of %s of server %r: %s", uri, holding.server, error)
+    except Exception:  # noqa: BLE001 - the outermost edge of a task
+        _log.exception("following %s of server %r failed", uri, holding.server)
 
 
 async def _follow_modern(lease: Lease, uri: str, tell: Callable[[str], None], on_agreed: Callable[[], None]) -> None:
