@@ -196,6 +196,8 @@ class _Lifecycle:
         """End every process at once, so that nobody waits for the stop ladder of a server."""
         self._tell("gateway.stopping_now", signal=name)
         self._notifier.stopping("stopping now")
+        if self._parts is not None:
+            self._parts.cut_off()  # before the servers go, so that no call blames its server
         self._life.cancel()
         if self._parts is not None:
             self._parts.containment.kill_all()

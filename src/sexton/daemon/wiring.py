@@ -45,6 +45,8 @@ class Parts:
     containment: Containment
     pool: ServerPool
     scheduler: Scheduler
+    cut_off: Callable[[], object]
+    """Ends the calls of clients at once, told as what it is: the gateway stops."""
     deliveries: Deliveries
     endpoint: Endpoint
     agent: Agent
@@ -150,6 +152,7 @@ async def running_parts(
             containment=containment,
             pool=pool,
             scheduler=scheduler,
+            cut_off=gateway.cutting_off.set,
             deliveries=deliveries,
             endpoint=endpoint,
             agent=agent,

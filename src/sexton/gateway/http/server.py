@@ -84,7 +84,6 @@ async def serve_http(
             yield url
         except anyio.get_cancelled_exc_class():
             patience = 0.0
-            gateway.cutting_off.set()  # before the servers go, so that no call blames its server
             raise
         finally:
             forget_address(data_dir, pid=os.getpid())
