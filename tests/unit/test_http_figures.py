@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,20 @@ def test_what_is_asked_for_has_the_shape_that_is_checked() -> None:
     assert set(schemas["JobRequest"]["required"]) == {"name", "action"}
     assert {"id", "state", "output"} <= set(schemas["Run"]["required"])
     assert schemas["Job"]["properties"]["last_run"]["anyOf"][0] == {"$ref": "#/components/schemas/Run"}
+
+
+async def test_the_reference_page_has_every_route_and_shape_and_no_loose_end(client: httpx2.AsyncClient) -> None:
+    answer = await client.get("reference")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    document = openapi_document(ENDPOINTS)
+    for path, methods in document["paths"].items():
+        for method in methods:
+            assert f"<code>{method.upper()} {path}</code>" in answer.text
+    targets = set(re.findall(r'id="([^"]+)"', answer.text))
+    assert set(document["components"]["schemas"]) <= targets
+    assert set(re.findall(r'href="#([^"]+)"', answer.text)) <= targets
+    assert "<script" not in answer.text
+    assert "style=" not in answer.text
 
 
 # Health

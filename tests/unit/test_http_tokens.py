@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from fake_clock import FakeClock
 from gateway_bench import HEADERS, TOKEN, GatewayBench, client_of, gateway_bench
 from sexton.gateway.http import Gate, HttpLimits, Logins, Tokens, create_app
-from sexton.gateway.http.limits import Buckets
+from sexton.gateway.http.limits import Buckets, Places, TooMany
 from sexton.gateway.http.tokens import REMEMBERED
 from sexton.redaction import Redactor
 
@@ -177,6 +178,31 @@ async def test_who_tries_tokens_is_slowed_down_and_who_has_one_is_not(bench: Gat
         tried = [(await client.get("status", headers=bearer(f"guess-{n}"))).status_code for n in range(5)]
         assert tried == [401, 401, 401, 429, 429]
         assert (await client.get("status", headers=HEADERS)).status_code == 200
+
+
+async def test_a_caller_has_only_so_many_answers_under_way(bench: GatewayBench, owner: httpx2.AsyncClient) -> None:
+    """Force the order: two calls hang before the third comes; when one has ended there is a place again."""
+    token = await make(owner, "busy", scope="run")
+    limited(bench, at_once=2)
+    async with client_of(bench.gateway, headers=bearer(token)) as busy, anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(lambda: busy.post("calls", json={"server": "time", "tool": "wait"}))
+        await anyio.wait_all_tasks_blocked()
+        assert len(bench.pool.calls) == 2
+        refused = await busy.get("status")
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        tasks.cancel_scope.cancel()
+    async with client_of(bench.gateway, headers=bearer(token)) as busy:
+        assert (await busy.get("status")).status_code == 200
+
+
+def test_places_are_given_back_whatever_happens() -> None:
+    places = Places(1)
+    for _ in range(3):
+        with suppress(ZeroDivisionError), places.one("a"):
+            raise ZeroDivisionError
+    with places.one("a"), places.one("b"), places.one(None), pytest.raises(TooMany), places.one("a"):
+        pass
 
 
 def test_a_bucket_fills_up_to_its_burst_and_tells_how_long_to_wait() -> None:

@@ -26,6 +26,7 @@ class HttpTable(StrictTable):
     trusted_proxy: list[Text] = Field(default_factory=list)
     rate: Annotated[float, Field(gt=0)] = HttpLimits().rate
     burst: Count = HttpLimits().burst
+    at_once: Count = HttpLimits().at_once
     max_body: Size = HttpLimits().body
 
 
@@ -68,7 +69,7 @@ def read_http(findings: Findings, listen: str, http: Any, tls: Any) -> HttpSetti
             trusted_proxy=tuple(table.trusted_proxy),
             names=frozenset(table.names),
         ),
-        limits=HttpLimits(rate=table.rate, burst=table.burst, body=table.max_body),
+        limits=HttpLimits(rate=table.rate, burst=table.burst, at_once=table.at_once, body=table.max_body),
     )
 
 

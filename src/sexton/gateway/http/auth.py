@@ -32,7 +32,7 @@ from sexton.errors import SextonError
 from sexton.gateway.address import TOKEN_FILE, write_private
 from sexton.gateway.http.caller import OWNER, Caller, Scope
 from sexton.gateway.http.endpoint import WayIn
-from sexton.gateway.http.limits import Buckets, HttpLimits, bounded, too_large, too_many
+from sexton.gateway.http.limits import Buckets, HttpLimits, Places, TooMany, bounded, too_large, too_many
 from sexton.gateway.http.listening import LOOPBACK_NAMES
 from sexton.gateway.http.logins import Logins, Session
 from sexton.gateway.http.pages import login_needed
@@ -135,6 +135,7 @@ class Guard:
         self._limits = limits
         self._requests = Buckets(clock, rate=limits.rate, burst=limits.burst)
         self._failures = Buckets(clock, rate=limits.failures, burst=limits.failures_burst)
+        self._places = Places(limits.at_once)
         self._gate = gate
         self._logins = logins
         self._keyring = keyring
@@ -155,6 +156,13 @@ class Guard:
             refused = login_needed(problem) if _is_a_browsers(connection, headers, problem) else problem.response()
             await refused(connection, receive, send)
             return
+        try:
+            with self._places.one(_limited(connection["state"].get("caller"))):
+                await self._answer(app, connection, receive, send)
+        except TooMany as problem:
+            await problem.response()(connection, receive, send)
+
+    async def _answer(self, app: ASGIApp, connection: Connection, receive: Receive, send: Send) -> None:
         within = bounded(receive, limit=self._limits.body, seconds=self._limits.body_seconds)
         if app is self._app:
             await app(connection, within, send)
@@ -209,7 +217,7 @@ class Guard:
         declared = headers.get("content-length", "0")
         if declared.isdecimal() and int(declared[:20]) > self._limits.body:
             raise too_large(self._limits.body)
-        if caller is not OWNER and (wait := self._requests.take(f"{caller.token or caller.name}:{caller.way}")):
+        if (key := _limited(caller)) is not None and (wait := self._requests.take(key)):
             raise too_many(wait)
 
     async def _bearer(self, said: str) -> Caller:
@@ -222,6 +230,12 @@ class Guard:
         if caller is None:
             raise _unauthorized("The token in the request is not one of this server's, or no longer.")
         return caller
+
+
+def _limited(caller: Caller | None) -> str | None:
+    """The key by which a caller is counted; None for who is not: the local owner's own token, and strangers, who get
+    nothing that lasts."""
+    return None if caller is None or caller is OWNER else f"{caller.token or caller.name}:{caller.way}"
 
 
 async def _at_the_edge(app: ASGIApp, connection: Connection, receive: Receive, send: Send) -> None:

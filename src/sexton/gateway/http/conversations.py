@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
@@ -248,7 +247,7 @@ async def _frames(stream: EventStream) -> AsyncIterator[bytes]:
 def _attachment(image: ImageRequest) -> Attachment:
     try:
         return Attachment(image.media_type, base64.b64decode(image.data, validate=True), image.name)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error is one; text beyond ASCII is another
         raise bad_request(f"An image is not base64: {error}.") from error
 
 

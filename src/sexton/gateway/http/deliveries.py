@@ -42,7 +42,7 @@ async def list_deliveries(gateway: Gateway, request: Request) -> Sequence[Delive
     return [delivery_document(delivery) for delivery in deliveries]
 
 
-async def send_message(gateway: Gateway, request: Request) -> DeliveryDocument:
+async def send_delivery(gateway: Gateway, request: Request) -> DeliveryDocument:
     """Put a message into the outbox; answers when it is on disk, before it is sent."""
     asked = await read_body(request, MessageRequest)
     key = f"by-hand:{asked.key or uuid.uuid4()}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
 
@@ -20,11 +22,13 @@ _MOST_KEYS = 10_000
 class HttpLimits:
     """`rate` requests per second and caller over time, `burst` at once; `body` bytes, `body_seconds` to send them.
 
-    The local owner's own token has no rate.  `failures` bounds requests without a valid token, per second and address.
+    `at_once` bounds how many answers a caller may have under way, streams among them.  The local owner's own token has
+    none of these.  `failures` bounds requests without a valid token, per second and address.
     """
 
     rate: float = 100.0
     burst: int = 400
+    at_once: int = 128
     body: int = MAX_BODY_BYTES
     body_seconds: float = BODY_SECONDS
     failures: float = 5.0
@@ -53,14 +57,49 @@ class Buckets:
         return wait
 
 
-def too_many(wait: float) -> Problem:
+@final
+class Places:
+    """How many answers each key has under way."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken: dict[str, int] = {}
+
+    @contextmanager
+    def one(self, key: str | None) -> Iterator[None]:
+        """A place for the time of a block; a key of None needs none.  Raises `Problem` 429 if all are taken."""
+        if key is None:
+            yield
+            return
+        taken = self._taken.get(key, 0)
+        if taken >= self._most:
+            raise too_many(1.0)
+        self._taken[key] = taken + 1
+        try:
+            yield
+        finally:
+            self._leave(key)
+
+    def _leave(self, key: str) -> None:
+        left = self._taken[key] - 1
+        if left:
+            self._taken[key] = left
+        else:
+            del self._taken[key]
+
+
+class TooMany(Problem):
+    """429."""
+
+
+def too_many(wait: float) -> TooMany:
     """429 with the whole seconds to wait (RFC 9110, 10.2.3)."""
     seconds = max(1, -int(-wait // 1))
-    return Problem(
+    return TooMany(
         status=429,
         kind="too-many-requests",
-        what="That were too many requests in a short time.",
-        hint=f"wait {seconds} s; the limit is `rate` under [http] in sexton.toml",
+        what="That were too many requests in a short time, or too many at once.",
+        hint=f"wait {seconds} s; the limits are `rate`, `burst` and `at_once` under [http] in sexton.toml",
         headers={"retry-after": str(seconds)},
     )
 
