@@ -20,7 +20,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -266,7 +266,8 @@ class Soak:
 
     def _kill_keepers(self, site: Site) -> None:
         for keeper in site.gateway.keepers():
-            os.kill(keeper, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # its tree had just been proven gone
+                os.kill(keeper, signal.SIGKILL)
         self._prove_all_gone(site)
 
     def _kill_one_keeper(self, site: Site) -> None:

@@ -15,6 +15,7 @@ import warnings  # noqa: F401 -- os.execvpe imports it: here it is done once, no
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 
 from sexton.containment import prctl
 from sexton.containment.cgroup_boundary import Leaf
@@ -76,6 +77,15 @@ def fork_leader(leaf: str | None) -> tuple[int, bool]:
         with suppress(OSError):  # whatever it is, the plain way does without it or tells it better
             return fork_into(leaf), True
     return os.fork(), False
+
+
+@cache
+def changed_signals() -> tuple[signal.Signals | int, ...]:
+    """Those that we do not leave at their default.
+
+    The warden asks first, when it has made its handlers, so that what it is told is there in all that it forks.
+    """
+    return tuple(signum for signum in signal.valid_signals() if signal.getsignal(signum) is not signal.SIG_DFL)
 
 
 def parse_failure(report: bytes) -> LaunchFailure | None:
@@ -140,9 +150,8 @@ def _be_first_to_go() -> None:
 def _reset_signals() -> None:
     """A program gets every signal at its default and unblocked, not what the gateway or we have made of them."""
     signal.set_wakeup_fd(-1)
-    for signum in signal.valid_signals():
-        if signal.getsignal(signum) is not signal.SIG_DFL:
-            signal.signal(signum, signal.SIG_DFL)
+    for signum in changed_signals():
+        signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

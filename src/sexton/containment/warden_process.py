@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from sexton.containment import identity, ledger, lifeline, order, prctl
+from sexton.containment import identity, launch, ledger, lifeline, order, prctl
 from sexton.containment.cgroup_boundary import Leaf
 from sexton.containment.identity import ProcessIdentity
 from sexton.containment.keeper import Custody, Keeper
@@ -223,9 +223,11 @@ def main(*, control: int, gateway: int) -> NoReturn:
         signal.signal(signum, signal.SIG_IGN)
     prctl.become_subreaper()
     prctl.take_name("sexton-warden")
+    warden = Warden(control=control, gateway=gateway)
+    launch.changed_signals()  # known now, and so in every keeper
     gc.freeze()  # what is alive now stays shared with all keepers
     gc.disable()
-    Warden(control=control, gateway=gateway).run()
+    warden.run()
     sys.exit(0)
 
 
