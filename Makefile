@@ -54,7 +54,7 @@ format: $(STAMP)  ## put every file into the one format
 	$(BIN)/ruff format .
 
 pins: $(STAMP)  ## resolve requirements/*.in again, with hashes and without any registry's address
-	cd requirements && for name in run dev conformance bench-peers bench-mcp-proxy bench-mcpo; do ../$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
+	cd requirements && for name in run dev synapse conformance bench-peers bench-mcp-proxy bench-mcpo; do ../$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --upgrade --output-file $$name.txt $$name.in; done
 	cd $(STARTER) && ../../$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --upgrade --output-file servers.txt servers.in
@@ -96,4 +96,11 @@ $(CONFORMANCE_STAMP): requirements/conformance.txt tests/conformance/npm/package
 	@mkdir -p $(CONFORMANCE)/npm
 	@cp tests/conformance/npm/package.json tests/conformance/npm/package-lock.json tests/conformance/npm/.npmrc $(CONFORMANCE)/npm/
 	@cd $(CONFORMANCE)/npm && npm ci --silent
+	@touch $@
+
+# A Matrix server for tests, in an environment of its own.
+$(SERVERS)/synapse/.installed: requirements/synapse.txt
+	@echo "Installing a Matrix server to test with into $(SERVERS) (only now) ..."
+	@$(PYTHON) -m venv $(SERVERS)/synapse
+	@$(SERVERS)/synapse/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r requirements/synapse.txt
 	@touch $@

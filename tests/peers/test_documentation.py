@@ -18,6 +18,8 @@ from sexton.daemon.settings_models import AgentTable, ModelTable
 from sexton.daemon.settings_targets import AppriseTable, FileTable, WebhookTable
 from sexton.daemon.settings_telemetry import TelemetryTable
 from sexton.gateway.channels.email import EmailOptions
+from sexton.gateway.channels.matrix import MatrixOptions
+from sexton.gateway.channels.telegram import TelegramOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +43,8 @@ TOP = (
         AppriseTable,
         ChannelTable,
         EmailOptions,
+        MatrixOptions,
+        TelegramOptions,
         EndpointTable,
         ProfileTable,
         ModelTable,

@@ -46,12 +46,14 @@ class Line:
     """A channel's line to the rest while it is connected.
 
     `cursor` is where the last connection had come; `connected` is told once
-    messages are received, with the name of the account.
+    messages are received, with the name of the account.  `knows` says whether
+    a sender may talk to us.
     """
 
     cursor: str | None
     take: Take
     connected: Callable[[str], None]
+    knows: Callable[[str], Awaitable[bool]]
 
 
 class Channel(Protocol):

@@ -230,6 +230,7 @@ class Channels:
                 cursor=await self._inbox.cursor(kept.setup.name),
                 take=lambda messages, cursor: self._take(kept, messages, cursor),
                 connected=lambda account: self._note_connected(kept, account),
+                knows=lambda sender: self._knows(kept.setup, sender),
             )
             await kept.channel.run(line)
             kept.error, kept.hint = "The connection ended.", None
@@ -238,6 +239,9 @@ class Channels:
         except Exception as error:  # The outermost edge of a connection: a defect of one channel is its own.
             LOG.exception("channel %s met a defect", kept.setup.name)
             kept.error, kept.hint = f"{type(error).__name__}: {error}", "please report it; the traceback is in the log"
+
+    async def _knows(self, setup: ChannelSetup, sender: str) -> bool:
+        return setup.rules.admits(sender) or await self._inbox.standing(setup.name, sender) is Standing.ALLOWED
 
     def _note_connected(self, kept: _Kept, account: str) -> None:
         kept.state, kept.account, kept.since = ChannelState.CONNECTED, account, self._clock.now()

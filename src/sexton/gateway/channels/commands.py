@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_COMMAND = re.compile(r"[/!](stop|new|yes|no|help)(?:@\w+)?(?:\s+(\S+))?\s*", re.I)
+_COMMAND = re.compile(r"[/!](stop|new|yes|no|help|start)(?:@\w+)?(?:\s+(\S+))?\s*", re.I)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

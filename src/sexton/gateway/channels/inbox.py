@@ -140,6 +140,11 @@ class Inbox:
     async def people(self, channel: str | None = None) -> tuple[Person, ...]:
         return await self._database.read(partial(_people, channel=channel))
 
+    async def standing(self, channel: str, sender: str) -> Standing | None:
+        """What was decided about a sender, if they are known at all."""
+        row = await self._database.read(partial(_row, channel=channel, sender=sender))
+        return None if row is None else Standing(row.standing)
+
     async def set_standing(self, channel: str, who: str, standing: Standing, *, by: str, now: datetime) -> Person:
         """Let in or refuse a person, by the code they were told or the platform's id.
 

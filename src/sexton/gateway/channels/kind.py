@@ -46,6 +46,8 @@ class ChannelKind:
 # Name, module of ours, and the extra that brings its library.
 _OURS = {
     "email": ("sexton.gateway.channels.email", "email"),
+    "telegram": ("sexton.gateway.channels.telegram", "telegram"),
+    "matrix": ("sexton.gateway.channels.matrix", "matrix"),
 }
 
 

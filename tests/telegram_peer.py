@@ -1,0 +1,198 @@
+"""A peer that behaves as Telegram's Bot API does (https://core.telegram.org/bots/api), on loopback.
+
+Updates stay until a later `offset` confirms them; one reader at a time, and
+a new one ends the one before with 409; texts are bounded in UTF-16 units; floods get 429 with
+`retry_after`; what is wrong gets Telegram's own words.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email import message_from_bytes, policy
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl
+
+TOKEN = "1234567:AAtest-token-of-a-bot-that-is-none"
+BOT = {"id": 1234567, "is_bot": True, "first_name": "Sexton", "username": "sexton_bot"}
+
+
+class Refused(Exception):
+    def __init__(self, code: int, description: str, **parameters: Any) -> None:
+        super().__init__(description)
+        self.code, self.description, self.parameters = code, description, parameters
+
+
+@dataclass(kw_only=True)
+class TelegramPeer:
+    url: str = ""
+    sent: list[dict[str, Any]] = field(default_factory=list)
+    actions: list[dict[str, Any]] = field(default_factory=list)
+    files: list[tuple[str, bytes]] = field(default_factory=list)
+    refusals: list[Refused] = field(default_factory=list)
+    """What the next messages get, one each."""
+    chats: set[str] = field(default_factory=lambda: {"7", "-100"})
+    offsets: list[int] = field(default_factory=list)
+    updates: list[dict[str, Any]] = field(default_factory=list)
+    reader: int = 0
+    has_rival: bool = False
+    """Another program reads with the same token."""
+    next_id: int = 100
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    closing: bool = False
+
+    def write(self, text: str, *, sender: int = 7, chat: int | None = None, **more: Any) -> int:
+        """Somebody writes; the id of the update."""
+        with self.changed:
+            self.next_id += 1
+            chat_id = sender if chat is None else chat
+            kind = {"type": "private", "first_name": "Ada"} if chat_id > 0 else {"type": "supergroup", "title": "All"}
+            message = {
+                "message_id": self.next_id,
+                "date": 1_795_000_000,
+                "chat": {"id": chat_id, **kind},
+                "from": {"id": sender, "is_bot": False, "first_name": "Ada"},
+                "text": text,
+                **more,
+            }
+            self.updates.append({"update_id": self.next_id, "message": message})
+            self.changed.notify_all()
+            return self.next_id
+
+    @property
+    def texts(self) -> list[str]:
+        return [str(one["text"]) for one in self.sent]
+
+    def answer(self, method: str, said: Mapping[str, Any], files: Mapping[str, tuple[str, bytes]]) -> Any:
+        handlers: dict[str, Callable[[], Any]] = {
+            "getMe": lambda: BOT,
+            "getUpdates": lambda: self._updates(said),
+            "sendMessage": lambda: self._message(said),
+            "sendDocument": lambda: self._document(said, files),
+            "sendChatAction": lambda: self._action(said),
+        }
+        if method not in handlers:
+            raise Refused(404, "Not Found: method not found")
+        return handlers[method]()
+
+    def _action(self, said: Mapping[str, Any]) -> bool:
+        self.actions.append(dict(said))
+        return True
+
+    def _updates(self, said: Mapping[str, Any]) -> list[dict[str, Any]]:
+        conflict = Refused(409, "Conflict: terminated by other getUpdates request")
+        if self.has_rival:
+            raise conflict
+        with self.changed:
+            self.reader += 1
+            reader = self.reader
+            self.changed.notify_all()
+            if said.get("offset"):
+                offset = int(said["offset"])
+                self.offsets.append(offset)
+                self.updates = [one for one in self.updates if one["update_id"] >= offset]
+            over = lambda: self.updates or self.closing or self.reader != reader  # noqa: E731
+            self.changed.wait_for(over, timeout=float(said.get("timeout", 0)))
+            if self.reader != reader:
+                raise conflict
+            return list(self.updates[:100])
+
+    def _message(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self._check_chat(said)
+        text = str(said.get("text", ""))
+        if not text.strip():
+            raise Refused(400, "Bad Request: message text is empty")
+        if len(text.encode("utf-16-le")) // 2 > 4096:
+            raise Refused(400, "Bad Request: message is too long")
+        self.sent.append(dict(said))
+        return self._sent(said) | {"text": text}
+
+    def _document(self, said: Mapping[str, Any], files: Mapping[str, tuple[str, bytes]]) -> dict[str, Any]:
+        self._check_chat(said)
+        name, content = files[str(said.get("document", "")).removeprefix("attach://") or "document"]
+        self.files.append((name, content))
+        return self._sent(said) | {"document": {"file_id": "f", "file_unique_id": "u", "file_name": name}}
+
+    def _check_chat(self, said: Mapping[str, Any]) -> None:
+        if str(said["chat_id"]) not in self.chats:
+            raise Refused(400, "Bad Request: chat not found")
+
+    def _sent(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        self.next_id += 1
+        chat = {"id": int(said["chat_id"]), "type": "private"}
+        return {"message_id": self.next_id, "date": 1_795_000_000, "chat": chat, "from": BOT}
+
+
+@contextmanager
+def telegram_peer() -> Iterator[TelegramPeer]:
+    """Its threads have ended when the block is left."""
+    peer = TelegramPeer()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            raw = self.rfile.read(int(self.headers.get("content-length", 0)))
+            try:
+                said, files = _read(raw, self.headers.get("content-type", ""))
+                self._reply(200, {"ok": True, "result": peer.answer(_method(self.path), said, files)})
+            except Refused as refused:
+                document = {"ok": False, "error_code": refused.code, "description": refused.description}
+                self._reply(refused.code, document | ({"parameters": refused.parameters} if refused.parameters else {}))
+            except (BrokenPipeError, ConnectionResetError):
+                return  # The reader went away in a long poll.
+
+        def _reply(self, status: int, document: Mapping[str, Any]) -> None:
+            body = json.dumps(document).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing: the tests look at the peer."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    peer.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield peer
+    finally:
+        with peer.changed:
+            peer.closing = True
+            peer.changed.notify_all()
+        server.shutdown()
+        thread.join()
+        server.server_close()  # Waits for the threads of requests that are under way.
+
+
+def _method(path: str) -> str:
+    prefix = f"/bot{TOKEN}/"
+    if not path.startswith(prefix):
+        raise Refused(401, "Unauthorized")
+    return path.removeprefix(prefix)
+
+
+def _read(raw: bytes, content_type: str) -> tuple[dict[str, Any], dict[str, tuple[str, bytes]]]:
+    """The fields of a form or of JSON, and the files of a multipart form."""
+    if content_type.startswith("application/json"):
+        return json.loads(raw), {}
+    if not content_type.startswith("multipart/"):
+        return dict(parse_qsl(raw.decode())), {}
+    whole = message_from_bytes(b"content-type: " + content_type.encode() + b"\r\n\r\n" + raw, policy=policy.HTTP)
+    said: dict[str, Any] = {}
+    files: dict[str, tuple[str, bytes]] = {}
+    for part in whole.iter_parts():
+        name = str(part.get_param("name", header="content-disposition"))
+        content: Any = part.get_payload(decode=True)
+        if filename := part.get_filename():
+            files[name] = (filename, content)
+        else:
+            said[name] = content.decode()
+    return said, files
