@@ -11,6 +11,7 @@ import anyio
 import httpx2
 import pytest
 
+from fake_clock import settle
 from gateway_bench import HEADERS, TOKEN, FakeTool, GatewayBench, client_of, gateway_bench
 from sexton.errors import SextonError
 from sexton.gateway.http import Gate, create_app, load_token
@@ -388,3 +389,51 @@ async def test_reaping_spares_what_is_in_use_unless_told(client: httpx2.AsyncCli
 def test_every_route_stands_once_in_the_table() -> None:
     routes = [(endpoint.method, endpoint.path) for endpoint in ENDPOINTS]
     assert len(routes) == len(set(routes))
+
+
+# What pages ask for
+
+
+async def test_a_schedule_is_tried_on_without_a_job(client: httpx2.AsyncClient, bench: GatewayBench) -> None:
+    tried = {"cron": "0 7 * * mon", "timezone": "Europe/Amsterdam", "count": "2"}
+    assert (await client.get("schedules/next", params=tried)).json() == {
+        "times": ["2026-11-02T06:00:00+00:00", "2026-11-09T06:00:00+00:00"]
+    }
+    assert len((await client.get("schedules/next", params={"every": "90"})).json()["times"]) == 5
+    assert (await client.get("schedules/next")).json() == {"times": []}
+    for wrong in ({"every": "soon"}, {"every": "0"}, {"cron": "never"}, {"at": "noon"}, tried | {"every": "5"}):
+        assert (await client.get("schedules/next", params=wrong)).status_code == 400, wrong
+    assert (await client.get("jobs")).json() == []
+
+
+async def test_runs_are_counted_by_job_and_state(client: httpx2.AsyncClient, bench: GatewayBench) -> None:
+    await client.post("jobs", json=CLOCK | {"schedule": None})
+    made = (await client.post("jobs/clock/run")).json()["created_at"]
+    await settle()
+    assert (await client.get("runs/counts")).json() == [{"job": "clock", "state": "ran", "runs": 1, "slots": 1}]
+    assert len((await client.get("runs", params={"since": made})).json()) == 1
+    await bench.clock.advance(60)
+    later = bench.clock.now().isoformat()
+    assert (await client.get("runs", params={"since": later})).json() == []
+    assert (await client.get("runs/counts", params={"since": later})).json() == []
+    assert (await client.get("runs", params={"since": "2026-11-01T12:00:00"})).status_code == 400
+
+
+async def test_past_events_are_found_by_kind_subject_and_text(client: httpx2.AsyncClient, bench: GatewayBench) -> None:
+    for number in range(3):
+        bench.gateway.journal.append("server.note", subject="time", text=f"Number {number}")
+    bench.gateway.journal.append("run.note", subject="clock")
+    found = (await client.get("journal", params={"kind": "server.", "subject": "time"})).json()
+    assert [event["data"]["text"] for event in found] == ["Number 2", "Number 1", "Number 0"]
+    assert [event["id"] for event in (await client.get("journal", params={"text": "number 1"})).json()] == [
+        found[1]["id"]
+    ]
+    older = (await client.get("journal", params={"kind": "server.", "before": found[0]["id"], "limit": 1})).json()
+    assert [event["id"] for event in older] == [found[1]["id"]]
+
+
+async def test_what_trees_used_is_kept_for_a_while(client: httpx2.AsyncClient, bench: GatewayBench) -> None:
+    bench.gateway.memory.record(bench.containment.trees(), now=bench.clock.now())
+    (series,) = (await client.get("processes/memory", params={"name": "time"})).json()
+    assert series["samples"] == [[bench.clock.now().isoformat(), 81_000_000]]
+    assert (await client.get("processes/memory", params={"name": "notes"})).json() == []

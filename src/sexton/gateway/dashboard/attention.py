@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from sexton.gateway.documents import JobDocument, ServerDocument, TreeDocument
-from sexton.gateway.figures import first_line
 
 _STATES = {
     "failed": "bad",
     "missed": "warn",
     "interrupted": "warn",
+}
+_DOWN = {
+    "broken": "is broken",
+    "backing_off": "failed, and is tried again",
+    "stopped": "did not start the last time",
 }
 
 
@@ -46,10 +50,10 @@ def _of_trees(trees: Iterable[TreeDocument]) -> Iterator[Concern]:
 def _of_servers(servers: Iterable[ServerDocument]) -> Iterator[Concern]:
     for server in servers:
         target = f"/servers/{quote(server['name'], safe='')}"
-        lines = [line.strip() for line in (server["last_error"] or "").splitlines() if line.strip()]
-        if server["state"] in {"broken", "backing_off"}:
-            what = "is broken" if server["state"] == "broken" else "failed and is tried again"
-            text = f"{what}: {lines[0]}" if lines else what
+        lines = _lines(server["last_error"])
+        if lines and server["state"] in _DOWN:
+            what = _DOWN[server["state"]]
+            text = f"{what}: {lines[0]}"
             tone = "bad" if server["state"] == "broken" else "warn"
             yield Concern(
                 key=f"server-{server['name']}",
@@ -57,7 +61,7 @@ def _of_servers(servers: Iterable[ServerDocument]) -> Iterator[Concern]:
                 subject=server["name"],
                 text=text,
                 target=target,
-                details=lines[1:4],
+                details=lines[1:3],
             )
         for number, warning in enumerate(server["warnings"]):
             key = f"server-{server['name']}-{number}"
@@ -69,6 +73,14 @@ def _of_jobs(jobs: Iterable[JobDocument]) -> Iterator[Concern]:
         run = job["last_run"]
         if run is None or (tone := _STATES.get(run["state"])) is None:
             continue
-        what = first_line(run["error"] or run["reason"])
-        text = f"{run['state']} the last time{': ' + what if what else ''}"
-        yield Concern(key=f"job-{job['name']}", tone=tone, subject=job["name"], text=text, target=f"/runs/{run['id']}")
+        lines = _lines(run["error"] or run["reason"])
+        text = f"{run['state']} the last time{': ' + lines[0] if lines else ''}"
+        target = f"/runs/{run['id']}"
+        key = f"job-{job['name']}"
+        yield Concern(key=key, tone=tone, subject=job["name"], text=text, target=target, details=lines[1:2])
+
+
+def _lines(text: str | None) -> Sequence[str]:
+    """What was said, without the advice that stands after it."""
+    said = (text or "").partition("\nNext: ")[0]
+    return [line.strip() for line in said.splitlines() if line.strip()]

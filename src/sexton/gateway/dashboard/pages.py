@@ -14,10 +14,10 @@ from starlette.routing import BaseRoute, Route
 from sexton.errors import SextonError
 from sexton.gateway.dashboard import jobs, overview, processes, records, runs, servers
 from sexton.gateway.dashboard.assets import answer_asset
-from sexton.gateway.dashboard.rendering import render
+from sexton.gateway.dashboard.rendering import Renderer
 from sexton.gateway.dashboard.viewer import Viewer, viewer_of
 from sexton.gateway.http import Gateway
-from sexton.gateway.http.problem import problem_of
+from sexton.gateway.http.problem import problem_of, redacted
 
 Load: TypeAlias = Callable[[Gateway, Request, Viewer], Awaitable[Mapping[str, Any]]]
 
@@ -50,23 +50,24 @@ PAGES = (
 
 def create_pages(gateway: Gateway) -> Sequence[BaseRoute]:
     """The routes of the dashboard, for callers who have passed the gate; what is below `/static/` is for everybody."""
+    renderer = Renderer(gateway.redactor)
     return [
-        *(_route(gateway, page) for page in PAGES),
+        *(_route(gateway, page, renderer) for page in PAGES),
         Route("/static/{name:path}", answer_asset, methods=["GET"], include_in_schema=False),
         Route("/favicon.ico", _answer_icon, methods=["GET"], include_in_schema=False),
     ]
 
 
-def _route(gateway: Gateway, page: Page) -> Route:
+def _route(gateway: Gateway, page: Page, renderer: Renderer) -> Route:
     async def answer(request: Request) -> Response:
         viewer = viewer_of(request, gateway.clock.now())
         shared = {"section": page.section, "node": gateway.node, "path": request.url.path}
         try:
             context = await page.load(gateway, request, viewer)
         except SextonError as error:
-            problem = problem_of(error)
-            return render("problem.html", viewer, shared | {"problem": problem}, status=problem.status)
-        return render(page.template, viewer, {**shared, **context})
+            problem = redacted(problem_of(error), gateway.redactor)
+            return renderer.render("problem.html", viewer, shared | {"problem": problem}, status=problem.status)
+        return renderer.render(page.template, viewer, {**shared, **context})
 
     return Route(page.path, answer, methods=["GET"], include_in_schema=False)
 

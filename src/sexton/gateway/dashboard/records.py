@@ -15,7 +15,18 @@ from sexton.gateway.http.event_stream import wanted_events
 from sexton.gateway.http.jobs import list_jobs
 from sexton.gateway.http.processes import doctor
 
-KINDS = ("run.", "job.", "server.", "containment.", "settings.", "gateway.", "database.", "clock.")
+KINDS = (
+    "run.",
+    "job.",
+    "server.",
+    "containment.",
+    "settings.",
+    "gateway.",
+    "delivery.",
+    "audit.",
+    "database.",
+    "clock.",
+)
 _PAGE = 150
 
 

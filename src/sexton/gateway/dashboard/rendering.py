@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, final
 from urllib.parse import quote
 
 import jinja2
@@ -14,6 +14,7 @@ import sexton
 from sexton.gateway import figures
 from sexton.gateway.dashboard.assets import asset_url
 from sexton.gateway.dashboard.viewer import Viewer, brief
+from sexton.redaction import Redactor
 
 _HEADERS = {"cache-control": "no-store"}
 
@@ -27,7 +28,10 @@ def _indented(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
-def _environment() -> jinja2.Environment:
+def _environment(redactor: Redactor) -> jinja2.Environment:
+    def finalize(value: object) -> object:
+        return redactor.known(value) if type(value) is str else value  # markup was text in here before
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sexton.gateway.dashboard"),
         autoescape=True,
@@ -35,6 +39,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,
+        finalize=finalize,
     )
     environment.filters |= {
         "age": figures.age,
@@ -55,10 +60,14 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-_ENVIRONMENT = _environment()
+@final
+class Renderer:
+    """The templates of one gateway; its known secrets leave no page."""
 
+    def __init__(self, redactor: Redactor) -> None:
+        self._environment = _environment(redactor)
 
-def render(template: str, viewer: Viewer, context: Mapping[str, Any], *, status: int = 200) -> Response:
-    """The page as HTML.  Half a surrogate pair, which some servers send, becomes a question mark."""
-    text = _ENVIRONMENT.get_template(template).render(viewer=viewer, **context)
-    return HTMLResponse(text.encode("utf-8", "replace"), status, _HEADERS)
+    def render(self, template: str, viewer: Viewer, context: Mapping[str, Any], *, status: int = 200) -> Response:
+        """The page as HTML.  Half a surrogate pair, which some servers send, becomes a question mark."""
+        text = self._environment.get_template(template).render(viewer=viewer, **context)
+        return HTMLResponse(text.encode("utf-8", "replace"), status, _HEADERS)

@@ -11,6 +11,7 @@ from sexton.gateway.documents import RunDocument
 NOW_AT = 0.86  # of the width: what is left shows what comes
 NARROWEST = 0.25  # percent; a run that took a moment is still seen
 MERGE_WITHIN = 0.12  # percent; what is closer together than a pixel is drawn as one
+COMING_APART = 0.8  # percent
 MOST_ROWS = 4
 
 SPANS: Mapping[str, timedelta] = {
@@ -131,9 +132,18 @@ def _lane(job: str, runs: Iterable[RunDocument], coming: Iterable[datetime], win
         job=job,
         bars=bars,
         gaps=list(_merged_gaps(_gap(run, window) for run in shown if run["state"] in _NEVER_STARTED)),
-        coming=[window.x(time) for time in coming if window.now < time <= window.until],
+        coming=_apart(window.x(time) for time in coming if window.now < time <= window.until),
         rows=max((bar.row for bar in bars), default=0) + 1,
     )
+
+
+def _apart(places: Iterable[float]) -> Sequence[float]:
+    """Only so many as can be told from each other."""
+    kept: list[float] = []
+    for place in places:
+        if not kept or place - kept[-1] >= COMING_APART:
+            kept.append(place)
+    return kept
 
 
 def _bar(run: RunDocument, window: Window) -> Bar:

@@ -27,6 +27,9 @@ _TONES: Mapping[Mark, str] = {
 }
 
 
+_QUEUED: Mapping[str, str] = {"manual": "queued by hand", "retry": "queued again"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToldEvent:
     """`tone` is one of good, bad, warn, live, quiet; `target` is the page of what it is about."""
@@ -67,8 +70,23 @@ def told_event(event: EventDocument, names: RunNames) -> ToldEvent:
 
 
 def _plain_words(event: EventDocument) -> str:
-    what = event["kind"].partition(".")[2].replace("_", " ") or event["kind"]
-    said = ", ".join(f"{key}: {value}" for key, value in event["data"].items() if value not in (None, [], {}))
+    data: Mapping[str, Any] = event["data"]
+    noun, _, what = event["kind"].partition(".")
+    what = what.replace("_", " ") or noun
+    match noun:
+        case "run" if what == "progress":
+            return str(data.get("text") or what)
+        case "run" if what == "queued":
+            return _QUEUED.get(str(data.get("trigger")), "queued") + (
+                f": {data['reason']}" if data.get("reason") else ""
+            )
+        case "server" if what == "gone":
+            return "its processes are gone"
+        case "audit":
+            refused = "" if data.get("outcome") == "done" else f", and was {data.get('outcome')}"
+            why = f": {first_line(data['why'])}" if data.get("why") else ""
+            return f"{data.get('caller')} asked to {what}{refused}{why}"
+    said = ", ".join(f"{key}: {value}" for key, value in data.items() if value not in (None, [], {}))
     return f"{what} ({first_line(said)})" if said else what
 
 

@@ -124,14 +124,6 @@ class JobRequest(RequestBody):
         return from_document(document | {"resources": resources, "origin": "runtime"})
 
 
-class NextRequest(RequestBody):
-    """A schedule that is only tried on."""
-
-    schedule: ScheduleRequest
-    timezone: str = "UTC"
-    count: int = Field(default=5, ge=1, le=MAX_NEXT)
-
-
 async def list_jobs(gateway: Gateway, _: Request) -> Sequence[JobDocument]:
     """Every job, by name."""
     return [job_document(status) for status in sorted(await gateway.scheduler.jobs(), key=lambda one: one.job.name)]
@@ -206,12 +198,21 @@ async def next_times(gateway: Gateway, request: Request) -> NextDocument:
 
 
 async def try_schedule(gateway: Gateway, request: Request) -> TimesDocument:
-    """When a job with this schedule would start, without making one."""
-    asked = await read_body(request, NextRequest)
-    schedule = asked.schedule.model_dump(exclude_unset=True)
-    job = from_document({"name": "trial", "schedule": schedule, "timezone": asked.timezone})
-    times = await gateway.scheduler.next_times(job, asked.count)
+    """When a job with the schedule `every`, `cron` or `at` would start, without making one.  With none: never."""
+    query = request.query_params
+    schedule: dict[str, Any] = {kind: query[kind] for kind in ("cron", "at") if kind in query}
+    if "every" in query:
+        schedule["every"] = _read_seconds(query["every"])
+    job = from_document({"name": "trial", "schedule": schedule or None, "timezone": query.get("timezone", "UTC")})
+    times = await gateway.scheduler.next_times(job, read_count(request, "count", default=5, most=MAX_NEXT))
     return TimesDocument(times=[time.isoformat() for time in times])
+
+
+def _read_seconds(said: str) -> float:
+    try:
+        return float(said)
+    except ValueError:
+        raise bad_request(f"The query parameter every must be a number of seconds, not {said!r}.") from None
 
 
 async def _known_job(gateway: Gateway, request: Request) -> JobStatus:

@@ -180,6 +180,7 @@ function zoneOf(form) {
   return form.elements.when.value === "cron" ? form.elements.timezone.value.trim() || "UTC" : "UTC";
 }
 
+const WRITTEN = new Intl.DateTimeFormat("en-GB", { weekday: "short", day: "2-digit", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" });
 let waiting = null;
 let asked = 0;
 
@@ -195,7 +196,7 @@ async function showPreview(form) {
   let times = [];
   try {
     const schedule = scheduleOf(form);
-    if (schedule) times = (await ask("POST", "/api/v1/schedules/next", { schedule, timezone: zoneOf(form) })).times;
+    if (schedule) times = (await ask("GET", `/api/v1/schedules/next?${new URLSearchParams({ ...schedule, timezone: zoneOf(form) })}`)).times;
     text = schedule ? (times.length ? "It would start:" : "It would never start.") : "It starts when somebody asks for it.";
   } catch (error) {
     if (!(error instanceof Refused || error instanceof BadField)) return;
@@ -206,7 +207,7 @@ async function showPreview(form) {
   list.append(
     ...times.map((time) => {
       const line = document.createElement("li");
-      line.textContent = new Date(time).toLocaleString([], { dateStyle: "full", timeStyle: "medium" });
+      line.textContent = WRITTEN.format(new Date(time));
       return line;
     }),
   );

@@ -5,10 +5,18 @@ const ROW = "tbody th a, .events .who a, .concerns a, details > summary";
 let awaitsPlace = false;
 
 export function offerKeys({ hold }) {
+  showPlace();
   document.getElementById("keys").addEventListener("click", help);
   document.addEventListener("keydown", (event) => pressed(event, hold));
   document.addEventListener("input", narrow);
   document.addEventListener("sexton:changed", () => document.querySelectorAll("[data-narrows]").forEach(narrowBy));
+}
+
+function showPlace() {
+  const here = document.querySelector("nav [aria-current]");
+  const nav = here?.parentElement;
+  // Not scrollIntoView: from there on, the first Tab would lead past the link that skips the navigation.
+  if (nav) nav.scrollLeft = here.offsetLeft - nav.offsetLeft - (nav.clientWidth - here.offsetWidth) / 2;
 }
 
 function pressed(event, hold) {

@@ -3,6 +3,7 @@ import { hold, keepLive } from "./live.js";
 import { offerActions } from "./actions.js";
 import { offerForms } from "./forms.js";
 import { offerKeys } from "./keys.js";
+import { followLog } from "./log.js";
 import { offerTheme, tellZone } from "./reader.js";
 
 tellZone();
@@ -10,4 +11,5 @@ offerTheme();
 offerActions();
 offerForms();
 offerKeys({ hold });
+followLog();
 keepLive();
