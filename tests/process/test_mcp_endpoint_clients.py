@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +309,44 @@ async def test_what_is_no_request_is_refused(tmp_path: Path) -> None:
         await other.greet()
         bench.caller = Caller(name="somebody else")
         assert (await other.post("ping")).status_code == 404
+
+
+async def test_nothing_is_held_when_everybody_has_gone_in_every_way_at_once(tmp_path: Path) -> None:
+    """Calls that end, fail, are cancelled, whose client goes, whose server dies; by clients of both eras."""
+    raw = config("raw", "raw_server", tmp_path)
+    chance = random.Random(7)
+    async with endpoint_bench(tmp_path, raw, settings=EndpointSettings(linger=0.05)) as bench:
+        async with anyio.create_task_group() as tasks:
+            for number in range(24):
+                tasks.start_soon(live, bench, ERAS[number % 2], random.Random(chance.random()))
+            for _ in range(2):
+                await wait_until(lambda: bench.pool.status()[0].calls >= 5)
+                [pid] = bench.pids("raw")
+                os.kill(pid, signal.SIGKILL)
+                await wait_until(lambda pid=pid: pid not in bench.pids("raw"))  # type: ignore[misc]
+        await wait_until(lambda: bench.holders("raw") == ())
+        core = bench.endpoint.core
+        assert (core.replies, len(core.parked), core.listeners) == (set(), 0, [])
+        assert all(not session.is_busy for session in core.sessions.values())
+
+
+REFUSAL = {"line": '{"jsonrpc":"2.0","id":#,"error":{"code":-1,"message":"no"}}'}
+
+
+async def live(bench: EndpointBench, era: str, chance: random.Random) -> None:
+    """One client's life: some calls, of which some are given up."""
+    async with bench.http() as http:
+        client = Bare(bench, http, era)
+        with suppress(httpx2.TransportError):
+            await client.greet()
+            for _ in range(6):
+                tool, arguments = chance.choice(
+                    [
+                        ("echo", {"text": "x"}),
+                        ("sleep", {"seconds": 0.05}),
+                        ("progress", {"steps": 3}),
+                        ("answer_raw", REFUSAL),
+                    ]
+                )
+                with anyio.move_on_after(chance.choice([0.01, 0.05, 20])):
+                    await client.post("tools/call", {"name": f"raw__{tool}", "arguments": arguments})
