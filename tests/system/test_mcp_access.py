@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import httpx2
@@ -40,6 +41,45 @@ class Client:
         if answer.status_code == 200:
             self._headers["mcp-session-id"] = answer.headers["mcp-session-id"]
         return answer.status_code
+
+    def read_stream(self, ends: dict[str, str]) -> None:
+        """Say in `ends` that the GET stream is open, and then how it ended."""
+        with httpx2.stream("GET", self._url, headers=self._headers, timeout=30, trust_env=False) as answer:
+            for _ in answer.iter_lines():
+                ends["stream"] = "open"
+        ends["stream"] = "ended"
+
+    def listen(self, ends: dict[str, str]) -> None:
+        """Say in `ends` each line that a subscription is told; the last one stays."""
+        meta = {
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {},
+        }
+        message = {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "subscriptions/listen",
+            "params": {"_meta": meta, "notifications": {"toolsListChanged": True}},
+        }
+        headers = {
+            "authorization": self._headers["authorization"],
+            "accept": self._headers["accept"],
+            "mcp-protocol-version": "2026-07-28",
+            "mcp-method": "subscriptions/listen",
+        }
+        with httpx2.stream("POST", self._url, json=message, headers=headers, timeout=30, trust_env=False) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: "):
+                    ends["listen"] = line
+
+    def hang(self, ends: dict[str, str]) -> None:
+        """Make a call that takes longer than a stop, and say in `ends` how it ended."""
+        try:
+            self.post("tools/call", {"name": "small__slow", "arguments": {"seconds": 60}})
+        except httpx2.TransportError:
+            ends["hang"] = "cut off"
+        else:
+            ends["hang"] = "ended"
 
     def tools(self) -> set[str]:
         return {tool["name"] for tool in self.post("tools/list").json()["result"]["tools"]}
@@ -92,3 +132,30 @@ def test_a_change_of_the_configuration_reaches_open_sessions(gateway: GatewayPro
     gateway.wait_event("settings.reloaded", count=2)
     wait_for(lambda: client.post("ping").status_code == 404, within=10, what="the profile is gone")
     gateway.stop()
+
+
+def test_a_stop_ends_open_streams_in_good_order_and_calls_in_time(gateway: GatewayProcess) -> None:
+    """A GET stream, a subscription of 2026-07-28 and a call that never ends: none of them holds the gateway up."""
+    gateway.write(SETTINGS).up()
+    token, ends = owner(gateway), dict[str, str]()
+    client = Client(gateway, token)
+    assert client.greet() == 200
+    threads = [
+        threading.Thread(target=client.read_stream, args=(ends,)),
+        threading.Thread(target=client.listen, args=(ends,)),
+        threading.Thread(target=client.hang, args=(ends,)),
+    ]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: {"stream", "listen"} <= set(ends) and holders(gateway), within=15, what="all are open")
+    gateway.stop()
+    for thread in threads:
+        thread.join(10)
+    assert '"resultType":"complete"' in ends["listen"]
+    assert ends["stream"] == "ended"
+    assert ends["hang"] in ("ended", "cut off")
+
+
+def holders(gateway: GatewayProcess) -> list[str]:
+    [small] = [server for server in gateway.cli("servers") if server["name"] == "small"]
+    return [str(holder) for holder in small["holders"]]

@@ -6,11 +6,13 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from mcp import Client, StdioServerParameters
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, TextContent
 
 from system.gateway_process import GatewayProcess, wait_for
 
@@ -95,6 +97,35 @@ async def test_clients_that_start_a_program_share_the_servers_of_the_gateway(
         async with Client(program("--profile", "few"), mode=mode) as third:
             assert {tool.name for tool in (await third.list_tools()).tools} == {"small__echo", "small__pid"}
             assert text_of(await third.call_tool("small__echo", {"text": "a\u2028b"})) == "a\u2028b"
+    gateway.stop()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+async def test_questions_and_progress_come_through(gateway: GatewayProcess, mode: str) -> None:
+    server = json.dumps([str(Path(__file__).parents[1] / "process" / "stdio_servers" / "raw_server.py")])
+    gateway.write(f"[servers.raw]\ncommand = {json.dumps(sys.executable)}\nargs = {server}\n").up()
+    command, *arguments = gateway.command("mcp")
+    steps: list[float] = []
+
+    async def elicited(context: Any, params: ElicitRequestParams) -> ElicitResult:
+        return ElicitResult(action="accept", content={"said": params.message})
+
+    async def progress(progress: float, total: float | None, message: str | None) -> None:
+        steps.append(progress)
+
+    program = StdioServerParameters(command=command, args=arguments)
+    async with Client(program, mode=mode, elicitation_callback=elicited) as client:
+        question = {"message": "who?", "requestedSchema": {"type": "object", "properties": {}}}
+        asked = {"method": "elicitation/create", "params": question}
+        answer = json.loads(text_of(await client.call_tool("raw__ask", asked)))
+        assert answer == {"action": "accept", "content": {"said": "who?"}}
+        await client.call_tool("raw__progress", {"steps": 2}, progress_callback=progress)
+        assert steps == [1, 2]
+        with anyio.move_on_after(0.5):
+            await client.call_tool("raw__sleep", {"seconds": 60})
+        while not json.loads(text_of(await client.call_tool("raw__cancelled", {}))):  # noqa: ASYNC110
+            await anyio.sleep(0.02)
     gateway.stop()
 
 
