@@ -13,7 +13,10 @@ from starlette.types import Receive, Send
 from sexton.gateway.mcp_endpoint.wire import Message, as_bytes, event_frame
 
 KEEP_ALIVE: Final = 15.0
-"""Seconds of silence after which a comment is sent; proxies cut silent connections."""
+"""Seconds of silence after which a comment is sent.
+
+Proxies cut silent connections, and some clients give up on an answer whose head does not come.
+"""
 
 WATCH_AFTER: Final = 0.05
 """Seconds that a call may take before we look whether its client is still there."""
@@ -59,7 +62,11 @@ class Reply:
             return
         self._frames.append(event_frame(message))
         self._wake()
-        if not self._streams:
+        self.stream()
+
+    def stream(self) -> None:
+        """Be a stream from here on, so that what follows can be told and silence can be filled."""
+        if not (self._streams or self._finished):
             self._streams = self._writing = True
             self._tasks.start_soon(self._write)
 
@@ -146,9 +153,13 @@ async def reply_while_connected(
 
 
 async def _watch(receive: Receive, reply: Reply) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    reply.go()
+    streaming = asyncio.get_running_loop().call_later(KEEP_ALIVE, reply.stream)
+    try:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        reply.go()
+    finally:
+        streaming.cancel()
 
 
 async def send_json(
