@@ -211,6 +211,8 @@ class Bench:
     clock: FakeClock
     journal: Journal
     tasks: anyio.abc.TaskGroup
+    calls: list[tuple[str, str, float]] = field(default_factory=list)
+    """What the pool told of calls that ended: server, how, seconds."""
 
     def events(self, kind: str) -> list[Event]:
         return [event for event in self.journal.since(0) if event.kind == f"server.{kind}"]
@@ -268,6 +270,7 @@ async def at_once(work: Callable[..., object], *args: object, limiter: object, a
 async def bench(tmp_path: Path, *configs: ServerConfig, servers: FakeServers | None = None) -> AsyncIterator[Bench]:
     """Run a pool; at the end stop it and check that no server is left."""
     fakes, clock = servers or FakeServers(), FakeClock()
+    calls: list[tuple[str, str, float]] = []
     journal = Journal.open(None, clock=clock)
     pool = ServerPool(
         {config.name: config for config in configs},
@@ -278,6 +281,7 @@ async def bench(tmp_path: Path, *configs: ServerConfig, servers: FakeServers | N
         open_server=fakes.open,
         policy=POLICY,
         chance=lambda: 0.0,
+        on_call=lambda *call: calls.append(call),
     )
     with anyio.fail_after(20), patch("anyio.to_thread.run_sync", at_once):
         async with anyio.create_task_group() as tasks:
@@ -289,7 +293,7 @@ async def bench(tmp_path: Path, *configs: ServerConfig, servers: FakeServers | N
 
             await tasks.start(run)
             try:
-                yield Bench(pool, fakes, clock, journal, tasks)
+                yield Bench(pool, fakes, clock, journal, tasks, calls)
             finally:
                 for gate in (fakes.starting, fakes.stopping, fakes.answering, fakes.connecting):
                     gate.open()

@@ -164,6 +164,12 @@ async def test_a_body_without_a_declared_length_is_bounded_too(client: httpx2.As
     assert answer.status_code == 413
 
 
+async def test_a_nul_is_refused_wherever_it_stands(client: httpx2.AsyncClient) -> None:
+    for path in ("conversations/search?q=a%00b", "runs?job=%00", "jobs/%00", "runs?%00=1"):
+        answer = await client.get(path)
+        assert (answer.status_code, answer.json()["type"]) == (400, "urn:sexton:problem:bad-request"), path
+
+
 # Calls
 
 

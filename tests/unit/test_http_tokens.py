@@ -11,10 +11,11 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
+from starlette.responses import PlainTextResponse
 
 from fake_clock import FakeClock
 from gateway_bench import HEADERS, TOKEN, GatewayBench, client_of, gateway_bench
-from sexton.gateway.http import Gate, HttpLimits, Logins, Tokens, create_app
+from sexton.gateway.http import Gate, HttpLimits, Logins, Scope, Tokens, WayIn, create_app
 from sexton.gateway.http.limits import Buckets, Places, TooMany
 from sexton.gateway.http.tokens import REMEMBERED
 from sexton.redaction import Redactor
@@ -224,6 +225,29 @@ async def test_a_body_is_bounded_whoever_reads_it(bench: GatewayBench, declares:
         answer = await client.post("calls", content=b" " * 2000 if declares else endless())
         assert (answer.status_code, answer.headers["connection"]) == (413, "close")
     assert bench.pool.calls == []
+
+
+async def test_a_way_in_has_a_limit_of_its_own_which_it_need_not_know(bench: GatewayBench) -> None:
+    limited(bench, body=1000)
+
+    async def read_all(scope: Any, receive: Any, send: Any) -> None:
+        size, more = 0, True
+        while more:
+            message = await receive()
+            size, more = size + len(message["body"]), message["more_body"]
+        await PlainTextResponse(str(size))(scope, receive, send)
+
+    async def chunks(count: int) -> AsyncIterator[bytes]:
+        for _ in range(count):
+            yield b" " * 100
+
+    ways = [WayIn(path="/mcp", app=read_all, scope=Scope.RUN, max_body=2000)]
+    app = create_app(bench.gateway, gate=Gate(token=TOKEN), ways=ways)
+    transport = httpx2.ASGITransport(app=app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=HEADERS) as client:
+        assert (await client.post("/mcp", content=chunks(20))).text == "2000"
+        assert (await client.post("/mcp", content=chunks(21))).status_code == 413
+        assert (await client.post("/mcp", content=b" " * 2001)).status_code == 413
 
 
 async def test_a_body_that_never_ends_is_given_up(bench: GatewayBench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Coroutine, Generator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,28 @@ def text_of(result: CallToolResult) -> str:
 
 
 # Starting
+
+
+async def test_every_call_is_told_with_how_it_ended(tmp_path: Path) -> None:
+    async with (
+        bench(tmp_path, server("files")) as running,
+        running.pool.lease("files", holder="a") as lease,
+        anyio.create_task_group() as tasks,
+    ):
+        await lease.call_tool("echo")
+        await lease.call_tool("fail")
+        with suppress(SextonError):
+            await lease.call_tool("refuse")
+        tasks.start_soon(lease.call_tool, "hang")
+        await settle()
+        await running.clock.advance(2)
+        tasks.cancel_scope.cancel()
+    assert running.calls == [
+        ("files", "ok", 0.0),
+        ("files", "error", 0.0),
+        ("files", "failed", 0.0),
+        ("files", "cancelled", 2.0),
+    ]
 
 
 async def test_nothing_starts_before_somebody_needs_it(tmp_path: Path) -> None:

@@ -81,7 +81,14 @@ async def running_parts(
         stack.push_async_callback(_sweep_everything, containment)
         _require(settings, containment)
         database = await stack.enter_async_context(Database.open(settings.database or data_dir / "sexton.db"))
-        pool = ServerPool(settings.servers, containment, clock=clock, journal=journal, data_dir=data_dir)
+        pool = ServerPool(
+            settings.servers,
+            containment,
+            clock=clock,
+            journal=journal,
+            data_dir=data_dir,
+            on_call=metrics.observe_call,
+        )
         await stack.enter_async_context(running(pool.run))
         deliveries = Deliveries(Outbox(database), clock=clock, journal=journal, owner=_owner(node, data_dir))
         stack.push_async_callback(deliveries.aclose)
@@ -97,7 +104,6 @@ async def running_parts(
             after_tick=lambda: sweep_orphans(containment, journal),
             node=node,
             redactor=redactor,
-            on_call=lambda call: metrics.observe_call(call.server, str(call.state), call.seconds),
         )
         await scheduler.replace_config_jobs(settings.jobs)
         own_tools = SextonTools(
@@ -135,7 +141,9 @@ async def running_parts(
             pool, settings.endpoint, clock=clock, closing=gateway.closing, cutting_off=gateway.cutting_off
         )
         await stack.enter_async_context(running(endpoint.run))
-        ways = [WayIn(path="/mcp", app=endpoint, scope=Scope.RUN, for_profiles=True)]
+        ways = [
+            WayIn(path="/mcp", app=endpoint, scope=Scope.RUN, for_profiles=True, max_body=settings.endpoint.max_body)
+        ]
         sampling = partial(keep_sampling, gateway.memory, containment.trees, journal=journal, clock=clock)
         await stack.enter_async_context(running(sampling))
         url = await stack.enter_async_context(

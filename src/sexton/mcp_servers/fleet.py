@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
@@ -21,6 +22,7 @@ from sexton.clock import Clock
 from sexton.containment import TreeStuck
 from sexton.errors import SextonError
 from sexton.mcp_servers.breaker import Breaker, BreakerPolicy, BreakerState, BreakerStatus
+from sexton.mcp_servers.call_watch import OnCall, Watched, tell_nobody, watched_call
 from sexton.mcp_servers.lease_book import Hold, LeaseBook, ProcessId, ProcessState, ProcessUse, Steps, Terms, Ticket
 from sexton.mcp_servers.pool_errors import no_place, pool_closed, start_failed, start_refused, unknown_server
 from sexton.mcp_servers.retirement import Reason, Service, judge
@@ -101,6 +103,7 @@ class Fleet:
         accompany: Callable[[ServerConfig, RunningServer], Coroutine[Any, Any, None]],
         policy: BreakerPolicy,
         chance: Callable[[], float],
+        on_call: OnCall = tell_nobody,
     ) -> None:
         self.configs = dict(configs)
         self._open_server = open_server
@@ -109,6 +112,7 @@ class Fleet:
         self._accompany = accompany
         self._policy = policy
         self._chance = chance
+        self._on_call = on_call
         self._book = LeaseBook()
         self._breakers: dict[str, Breaker] = {}
         self._processes: dict[ProcessId, FleetProcess] = {}
@@ -116,6 +120,10 @@ class Fleet:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._next_look = -math.inf
         self._news = anyio.Event()
+
+    def watched_call(self, server: str, tool: str, holder: str) -> AbstractContextManager[Watched]:
+        """Around one call of a tool: its span, and word of its end to who counts."""
+        return watched_call(server, tool, holder, clock=self._clock, on_call=self._on_call)
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Be of service until cancelled; then end every process and return when that is proven."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar, final
 
 import anyio
@@ -13,6 +14,7 @@ from mcp_types import CallToolResult, Tool
 
 from sexton.errors import SextonError
 from sexton.mcp_servers.big_result import TOOLS_CALL
+from sexton.mcp_servers.call_watch import Watched
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.fleet import Fleet
 from sexton.mcp_servers.holder_session import HolderSession
@@ -22,7 +24,6 @@ from sexton.mcp_servers.pool_errors import CallRefused, pool_closed, tool_denied
 from sexton.mcp_servers.running_server import RunningServer
 from sexton.mcp_servers.server_config import ServerConfig, Sharing, ToolFilter
 from sexton.mcp_servers.server_errors import ConnectFailed, NotWritten, ServerDied
-from sexton.tracing import mark_failed, traced
 
 LOG = logging.getLogger(__name__)
 
@@ -165,15 +166,14 @@ class Lease:
         async def call(connection: Connection) -> CallToolResult:
             return await connection.session.call_tool(name, dict(arguments or {}), limit, progress)
 
-        with traced("tool call", server=self.server, tool=name, holder=self.holder) as span:
+        with self._watched(name) as watched:
             try:
                 result = await self._ask(call)
             except MCPError as error:
                 self._fleet.answered(self.server)
                 raise self._refused(f"tool {name!r} of server {self.server!r} could not be called", error) from error
             self._fleet.answered(self.server)
-            if result.is_error:
-                mark_failed(span, "tool")
+            watched.is_error = bool(result.is_error)
         return result
 
     async def forward(
@@ -185,8 +185,16 @@ class Lease:
             MCPError: the server answered with an error.
             ToolDenied, CallTimedOut, ServerDied, ServerUnavailable: as `call_tool`.
         """
-        if method == TOOLS_CALL:
-            self._check_admitted(str((params or {}).get("name")))
+        if method != TOOLS_CALL:
+            return await self._forward(method, params, timeout)
+        tool = str((params or {}).get("name"))
+        self._check_admitted(tool)
+        with self._watched(tool) as watched:
+            result = await self._forward(method, params, timeout)
+            watched.is_error = bool(result.get("isError"))
+        return result
+
+    async def _forward(self, method: str, params: Mapping[str, Any] | None, timeout: float | None) -> dict[str, Any]:
         limit = self._config().call_timeout if timeout is None else timeout
 
         async def send(connection: Connection) -> dict[str, Any]:
@@ -199,6 +207,9 @@ class Lease:
             raise
         self._fleet.answered(self.server)
         return result
+
+    def _watched(self, tool: str) -> AbstractContextManager[Watched]:
+        return self._fleet.watched_call(self.server, tool, self.holder)
 
     async def notify(self, method: str) -> None:
         """Send a notification of the holder."""

@@ -24,6 +24,7 @@ from sexton.clock import Clock
 from sexton.containment import Containment, TreeStatus
 from sexton.errors import SextonError
 from sexton.mcp_servers.breaker import BreakerPolicy, BreakerState
+from sexton.mcp_servers.call_watch import OnCall, tell_nobody
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.catalogue import Catalogue, CataloguedTool, name_tools
 from sexton.mcp_servers.fleet import EventSink, Fleet, FleetProcess
@@ -54,7 +55,8 @@ class ServerPool:
 
     `run` owns everything and must be running; when it has returned, every
     process is proven gone.  Leases may be taken and left in any task of the
-    same event loop.  `data_dir` holds the catalogue and the servers' logs.
+    same event loop.  `data_dir` holds the catalogue and the servers' logs;
+    `on_call` is told of every tool call that has ended, whoever made it.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class ServerPool:
         open_server: OpenServer | None = None,
         policy: BreakerPolicy | None = None,
         chance: Callable[[], float] = random.random,
+        on_call: OnCall = tell_nobody,
     ) -> None:
         self._containment = containment
         self._clock = clock
@@ -85,6 +88,7 @@ class ServerPool:
             accompany=self._follow_tools,
             policy=policy or BreakerPolicy(),
             chance=chance,
+            on_call=on_call,
         )
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:

@@ -79,7 +79,6 @@ class Scheduler:
         after_tick: Callable[[], Awaitable[None]] | None = None,
         node: str = "gateway",
         redactor: Redactor | None = None,
-        on_call: Callable[[ToolCall], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._perform = perform
@@ -88,7 +87,6 @@ class Scheduler:
         self._limits = limits or Limits()
         self._after_tick = after_tick
         self._redactor = redactor or Redactor()
-        self._on_call = on_call
         self._gateway = this_gateway(node)
         self._beats = Beats()
         self._alarm = Alarm(clock)
@@ -278,7 +276,6 @@ class Scheduler:
             on_progress=lambda text: self._tell_progress(run, text),
             on_stuck=lambda seconds: self._tell_stuck(run, seconds),
             redactor=self._redactor,
-            on_call=self._on_call,
         )
         self._tasks[run.id] = task
         self._batches[run.id] = batch

@@ -66,8 +66,7 @@ class RunTask:
     """Performs one claimed run.  However it ends, the work has ended when `perform` returns.
 
     `on_progress` gets each text that the action shows; `on_stuck` is told the seconds for which the work has gone on
-    although it was told to end; `redactor` takes secrets out of what is kept;
-    `on_call` gets each tool call that has ended.
+    although it was told to end; `redactor` takes secrets out of what is kept.
     """
 
     def __init__(
@@ -78,7 +77,6 @@ class RunTask:
         on_progress: Callable[[str], None],
         on_stuck: Callable[[float], None],
         redactor: Redactor,
-        on_call: Callable[[ToolCall], None],
     ) -> None:
         self.claim = claim
         self.ending: Ending | None = None
@@ -86,7 +84,6 @@ class RunTask:
         self._on_progress = on_progress
         self._on_stuck = on_stuck
         self._redactor = redactor
-        self._on_call = on_call
         self._scope = anyio.CancelScope()
         self._told = anyio.Event()
         self._log: deque[LogLine] = deque(maxlen=LOG_LINES)
@@ -207,6 +204,9 @@ class RunTask:
     def _keep_call(
         self, server: str, tool: str, arguments: Mapping[str, JSON], state: CallState, text: str, seconds: float
     ) -> None:
+        self._size += 1
+        if len(self._calls) >= MOST_CALLS:
+            return
         call = ToolCall(
             number=len(self._calls) + 1,
             server=server,
@@ -217,10 +217,7 @@ class RunTask:
             started_at=self._clock.now() - timedelta(seconds=seconds),
             seconds=seconds,
         )
-        self._on_call(call)
-        self._size += 1
-        if len(self._calls) < MOST_CALLS:
-            self._calls.append(call)
+        self._calls.append(call)
 
     async def _watch(self) -> None:
         """End the work when a limit passes; then, or when it is ended otherwise, see that it does end."""

@@ -38,7 +38,7 @@ from sexton.gateway.http import (
 from sexton.gateway.http.answers import json_response
 from sexton.gateway.http.audit import audit, subject_of
 from sexton.gateway.http.auth import Gate, Guard, require_scope
-from sexton.gateway.http.body import RequestBody
+from sexton.gateway.http.body import RequestBody, refuse_nul
 from sexton.gateway.http.caller import Scope, caller_of
 from sexton.gateway.http.endpoint import Endpoint, Handler, Query, WayIn
 from sexton.gateway.http.headers import SafeHeaders
@@ -324,6 +324,7 @@ def _route(gateway: Gateway, endpoint: Endpoint) -> Route:
     async def answer(request: Request) -> Response:
         if endpoint.scope is not None:
             require_scope(caller_of(request), endpoint.scope)
+        refuse_nul(request)
         answer = await endpoint.handler(gateway, request)
         if isinstance(answer, Response):
             return answer

@@ -163,7 +163,8 @@ class Guard:
             await problem.response()(connection, receive, send)
 
     async def _answer(self, app: ASGIApp, connection: Connection, receive: Receive, send: Send) -> None:
-        within = bounded(receive, limit=self._limits.body, seconds=self._limits.body_seconds)
+        limit = self._body_limit(connection["path"])
+        within = bounded(receive, limit=limit, seconds=self._limits.body_seconds)
         if app is self._app:
             await app(connection, within, send)
         else:
@@ -186,7 +187,7 @@ class Guard:
         if path in _HEALTH and "authorization" not in headers:
             return self._app
         caller, session = await self._identify(connection, headers)
-        self._check_limits(caller, headers)
+        self._check_limits(caller, headers, limit=self._body_limit(path))
         connection["state"]["caller"] = caller
         connection["state"]["csrf_token"] = session.csrf_token if session else ""
         if session is not None and connection["method"] not in _HARMLESS:
@@ -213,10 +214,14 @@ class Guard:
     async def _is_still_valid(self, token: str | None) -> bool:
         return token is None or self._keyring is None or await self._keyring.caller_of_id(token) is not None
 
-    def _check_limits(self, caller: Caller, headers: Headers) -> None:
+    def _body_limit(self, path: str) -> int:
+        way = next((way for way in self._ways if way.takes(path)), None)
+        return self._limits.body if way is None or way.max_body is None else way.max_body
+
+    def _check_limits(self, caller: Caller, headers: Headers, *, limit: int) -> None:
         declared = headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared[:20]) > self._limits.body:
-            raise too_large(self._limits.body)
+        if declared.isdecimal() and int(declared[:20]) > limit:
+            raise too_large(limit)
         if (key := _limited(caller)) is not None and (wait := self._requests.take(key)):
             raise too_many(wait)
 

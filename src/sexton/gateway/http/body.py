@@ -1,4 +1,4 @@
-"""The body of a request: bounded, JSON, and of the shape that the route asks for."""
+"""The body of a request: JSON, and of the shape that the route asks for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 
-from sexton.gateway.http.limits import MAX_BODY_BYTES, too_large
 from sexton.gateway.http.problem import Problem, bad_request
 
 _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
@@ -25,14 +24,14 @@ class RequestBody(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-async def read_body(request: Request, shape: type[_Body], *, limit: int = MAX_BODY_BYTES) -> _Body:
+async def read_body(request: Request, shape: type[_Body]) -> _Body:
     """Read and check the whole body; an empty one counts as `{}`.
 
-    Raises `Problem`: 413 over the limit (in bytes), 415 if it is declared to be something else, 400 if it is not
-    JSON or not of that shape (all faults at once, each with a JSON pointer).
+    Raises `Problem`: 415 if it is declared to be something else, 400 if it is not JSON or not of that shape (all faults
+    at once, each with a JSON pointer).  The gate sees to its size and its time (413, 408).
     """
     _expect_json(request)
-    document = _parse(await _read_bounded(request, limit))
+    document = _parse(await request.body())
     try:
         return shape.model_validate(document)
     except ValidationError as error:
@@ -47,18 +46,6 @@ def _expect_json(request: Request) -> None:
             kind="unsupported-media-type",
             what=f"The body is declared as {declared!r}; send application/json.",
         )
-
-
-async def _read_bounded(request: Request, limit: int) -> bytes:
-    declared = request.headers.get("content-length", "0")
-    body = bytearray()
-    if declared.isdecimal() and int(declared) > limit:
-        raise too_large(limit)
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise too_large(limit)
-    return bytes(body)
 
 
 def _parse(body: bytes) -> Any:
@@ -95,6 +82,12 @@ def _suggestion(key: str, known: Iterable[str]) -> str:
 def _pointer(location: Iterable[str | int]) -> str:
     """A JSON pointer (RFC 6901)."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+
+
+def refuse_nul(request: Request) -> None:
+    """Raise `Problem` 400 for a NUL in path or query: no name has one, and databases read no further than that."""
+    if "\0" in request.scope["path"] or any("\0" in name + value for name, value in request.query_params.multi_items()):
+        raise bad_request("The path or the query has a NUL character in it.")
 
 
 def read_count(request: Request, name: str, *, default: int, most: int, least: int = 1) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -36,17 +36,7 @@ async def call_tool(gateway: Gateway, request: Request) -> CallDocument:
     asked = await read_body(request, CallRequest)
     about(request, f"{asked.server}.{asked.tool}")
     known_server(gateway, asked.server)
-    return await _observed(gateway, asked, while_connected(gateway, request.receive, _call(gateway, asked)))
-
-
-async def _observed(gateway: Gateway, asked: CallRequest, answer: Awaitable[CallDocument]) -> CallDocument:
-    began, state = gateway.clock.monotonic(), "failed"
-    try:
-        document = await answer
-        state = "error" if document["is_error"] else "ok"
-    finally:
-        gateway.metrics.observe_call(asked.server, state, gateway.clock.monotonic() - began)
-    return document
+    return await while_connected(gateway, request.receive, _call(gateway, asked))
 
 
 async def _call(gateway: Gateway, asked: CallRequest) -> CallDocument:

@@ -57,14 +57,15 @@ class WayIn:
     """An application at a path of its own: it gets every request for `path` and what is below it.
 
     Its callers have passed the gate and have `scope`; one that is confined to MCP profiles comes only where
-    `for_profiles` says so, and the application checks which.  It sees the whole path, with `path` as the ASGI
-    `root_path`, so that routes of a Starlette application start below it.
+    `for_profiles` says so, and the application checks which.  `max_body` bytes bound a body, None: as elsewhere.  It
+    sees the whole path, with `path` as the ASGI `root_path`, so that routes of a Starlette application start below it.
     """
 
     path: str
     app: ASGIApp
     scope: Scope
     for_profiles: bool = False
+    max_body: int | None = None
 
     def takes(self, path: str) -> bool:
         return path == self.path or path.startswith(f"{self.path}/")

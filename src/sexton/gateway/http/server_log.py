@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import final
 
 import anyio
-import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -17,6 +17,7 @@ from sexton.gateway.http.body import read_count
 from sexton.gateway.http.disconnect import cancel_when_gone, cancel_when_set
 from sexton.gateway.http.parts import Gateway
 from sexton.gateway.http.servers import known_server
+from sexton.threads import in_thread
 
 MAX_LINES = 10_000
 LOOK_EVERY = 0.5
@@ -30,7 +31,7 @@ async def show_server_log(gateway: Gateway, request: Request) -> Response:
     count = read_count(request, "lines", default=200, most=MAX_LINES)
     path = gateway.data_dir / "logs" / f"{name}.log"
     if request.query_params.get("follow", "") in {"", "0", "false"}:
-        text, _ = await anyio.to_thread.run_sync(last_lines, path, count)
+        text, _ = await in_thread(partial(last_lines, path, count))
         return PlainTextResponse(gateway.redactor.text(text), headers=_HEADERS)
     return FollowedLog(gateway, path, count)
 
@@ -118,10 +119,10 @@ class FollowedLog(Response):
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _texts(self) -> AsyncIterator[str]:
-        text, place = await anyio.to_thread.run_sync(last_lines, self._path, self._count)
+        text, place = await in_thread(partial(last_lines, self._path, self._count))
         yield text
         while True:
-            text, place = await anyio.to_thread.run_sync(news_of, self._path, place)
+            text, place = await in_thread(partial(news_of, self._path, place))
             if text:
                 yield text
             await anyio.sleep(LOOK_EVERY)

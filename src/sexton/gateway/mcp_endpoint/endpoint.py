@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from sexton.clock import Clock
+from sexton.errors import SextonError
 from sexton.gateway.mcp_endpoint.core import Core
 from sexton.gateway.mcp_endpoint.endpoint_settings import EndpointSettings
 from sexton.gateway.mcp_endpoint.http_message import VERSION_HEADER, HttpRequest, Refused, read_message
@@ -78,6 +79,8 @@ class Endpoint:
             await self._answer(scope, receive, send)
         except Refused as refused:
             await send_json(send, refused.status, refused.message, headers=_ALLOW if refused.status == 405 else ())
+        except SextonError:
+            raise  # the gate's own refusal: a body that is too large or comes too slowly
         except Exception:  # noqa: BLE001 - the outermost edge of an HTTP request
             _log.exception("%s %s failed", scope["method"], scope["path"])
             with suppress(RuntimeError):  # the answer has begun
