@@ -10,8 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import anyio
 import anyio.abc
@@ -23,12 +22,14 @@ from sexton.containment import TreeStuck
 from sexton.errors import SextonError
 from sexton.mcp_servers.breaker import Breaker, BreakerPolicy, BreakerState, BreakerStatus
 from sexton.mcp_servers.call_watch import OnCall, Watched, tell_nobody, watched_call
+from sexton.mcp_servers.fleet_process import EventSink, FleetProcess, Wait, end_of, needs_new_process
 from sexton.mcp_servers.lease_book import Hold, LeaseBook, ProcessId, ProcessState, ProcessUse, Steps, Terms, Ticket
 from sexton.mcp_servers.pool_errors import no_place, pool_closed, start_failed, start_refused, unknown_server
 from sexton.mcp_servers.retirement import Reason, Service, judge
 from sexton.mcp_servers.running_server import OpenServer, RunningServer
 from sexton.mcp_servers.server_config import ServerConfig, Sharing
 from sexton.mcp_servers.server_errors import ServerDied
+from sexton.mcp_servers.timekeeper import Timekeeper
 
 if TYPE_CHECKING:
     from sexton.journal import JSON
@@ -43,46 +44,6 @@ MAX_NAMED: Final = 10
 
 NOT_CONFIGURED: Final = Terms(may_start=0)
 """For a server that was taken out of the configuration while somebody holds it."""
-
-
-class EventSink(Protocol):
-    """Where we say what happened; `sexton.journal.Journal` is one."""
-
-    def append(self, kind: str, *, subject: str, **data: JSON) -> object: ...
-
-
-@dataclass(slots=True, eq=False)
-class FleetProcess:
-    """One process from the decision to start it until its end is proven.  `server` is None until it is ready."""
-
-    id: ProcessId
-    config: ServerConfig
-    began_at: float
-    server: RunningServer | None = None
-    started_at: float = math.nan
-    end_by: float = math.inf
-    reason: Reason | None = None
-    stuck: TreeStuck | None = None
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    told_to_stop: anyio.Event = field(default_factory=anyio.Event)
-    gone: anyio.Event = field(default_factory=anyio.Event)
-
-
-@dataclass(slots=True, eq=False)
-class _Wait:
-    """What became of a ticket: a hold, or an error."""
-
-    decided: anyio.Event = field(default_factory=anyio.Event)
-    hold: Hold | None = None
-    error: SextonError | None = None
-
-    def grant(self, hold: Hold) -> None:
-        self.hold = hold
-        self.decided.set()
-
-    def refuse(self, error: SextonError) -> None:
-        self.error = error
-        self.decided.set()
 
 
 @final
@@ -116,10 +77,9 @@ class Fleet:
         self._book = LeaseBook()
         self._breakers: dict[str, Breaker] = {}
         self._processes: dict[ProcessId, FleetProcess] = {}
-        self._waits: dict[Ticket, _Wait] = {}
+        self._waits: dict[Ticket, Wait] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._next_look = -math.inf
-        self._news = anyio.Event()
+        self._time = Timekeeper(clock, self._do_what_is_due)
 
     def watched_call(self, server: str, tool: str, holder: str) -> AbstractContextManager[Watched]:
         """Around one call of a tool: its span, and word of its end to who counts."""
@@ -133,7 +93,7 @@ class Fleet:
                 for server in self.configs:
                     self._settle(server)
                 task_status.started()
-                await self._keep_time()
+                await self._time.run()
             finally:
                 self._tasks = None
                 self._refuse_all()
@@ -154,7 +114,7 @@ class Fleet:
         """
         self._require(server)
         ticket = self._book.ask(server, holder=holder, now=self._clock.monotonic(), returns=returns)
-        wait = self._waits[ticket] = _Wait()
+        wait = self._waits[ticket] = Wait()
         self._settle(server)
         taken: Hold | None = None
         try:
@@ -172,7 +132,7 @@ class Fleet:
         """End a hold.  Raises NotHeld the second time."""
         now = self._clock.monotonic()
         if self._book.give_back(hold, now=now):
-            self._look_by(self._look_after(hold.process, now))
+            self._time.look_by(self._look_after(hold.process, now))
         self._settle(hold.process.server)
 
     def farewell(self, holder: str) -> None:
@@ -236,12 +196,12 @@ class Fleet:
             if new is None:
                 self._refuse_waiting(server)
                 self._begin_drain(server, drain=drain, reason=Reason.REMOVED)
-            elif _needs_new_process(old, new):
+            elif needs_new_process(old, new):
                 self.breaker(server).reset()
                 self._begin_drain(server, drain=drain, reason=Reason.CONFIG_CHANGED)
         for server in self.configs:
             self._settle(server)
-        self._news.set()
+        self._time.look_now()
         await anyio.lowlevel.checkpoint()
 
     def breaker(self, server: str) -> Breaker:
@@ -271,7 +231,7 @@ class Fleet:
             self._end(process, Reason.NOT_NEEDED)
         self._tell_waiting(server, steps, failure)
         if steps.starts or steps.stops or steps.refused or self._book.waiting(server):
-            self._news.set()
+            self._time.look_now()
 
     def _tell_waiting(self, server: str, steps: Steps, failure: SextonError | None) -> None:
         for grant in steps.grants:
@@ -370,7 +330,7 @@ class Fleet:
         self._book.started(process.id, now=now)
         self._tell("started", process.id, pid=server.pid, seconds=round(now - process.began_at, 3))
         self._settle(process.id.server)
-        self._news.set()
+        self._time.look_now()
         return True
 
     def _lost(self, process: FleetProcess, error: SextonError) -> None:
@@ -386,11 +346,11 @@ class Fleet:
             process.id,
             error=error.what,
             holders=list[Any](holders),
-            **_end(error),
+            **end_of(error),
         )
         self._tell_if_open(server)
         self._settle(server, failure=error)
-        self._news.set()
+        self._time.look_now()
 
     def _count_failure(self, process: FleetProcess, error: SextonError, *, idle: bool) -> None:
         now, breaker = self._clock.monotonic(), self.breaker(process.id.server)
@@ -416,33 +376,9 @@ class Fleet:
         else:
             self._tell("stuck", process.id, error=process.stuck.what)
         self._settle(process.id.server)
-        self._news.set()
+        self._time.look_now()
 
     # Time
-
-    async def _keep_time(self) -> None:
-        """Do what is due, then sleep until something else is, or something happens."""
-        while True:
-            self._news, self._next_look = anyio.Event(), -math.inf
-            self._next_look = self._do_what_is_due()
-            await self._sleep_until(self._next_look, self._news)
-
-    def _look_by(self, at: float) -> None:
-        """See to it that what is due is looked for at `at`, or before."""
-        if at < self._next_look:
-            self._news.set()
-
-    async def _sleep_until(self, at: float, news: anyio.Event) -> None:
-        async with anyio.create_task_group() as tasks:
-
-            async def wake_up() -> None:
-                await self._clock.sleep(at - self._clock.monotonic())
-                tasks.cancel_scope.cancel()
-
-            if at < math.inf:
-                tasks.start_soon(wake_up)
-            await news.wait()
-            tasks.cancel_scope.cancel()
 
     def _do_what_is_due(self) -> float:
         """Retire, end, refuse and start what its time has come for.  Return when to look again."""
@@ -525,9 +461,9 @@ class Fleet:
                 process.end_by = self._clock.monotonic() + drain
                 self._tell("draining", use.id, holders=list(use.holders), reason=reason)
         self._settle(server)
-        self._news.set()
+        self._time.look_now()
 
-    def _leave(self, ticket: Ticket, wait: _Wait) -> None:
+    def _leave(self, ticket: Ticket, wait: Wait) -> None:
         """A waiting holder goes."""
         if self._waits.pop(ticket, None) is not None:
             self._book.withdraw(ticket)
@@ -570,26 +506,3 @@ class Fleet:
             self._events.append(f"server.{what}", subject=subject.server, process=str(subject), **data)
         else:
             self._events.append(f"server.{what}", subject=subject, **data)
-
-
-def _end(error: SextonError) -> dict[str, JSON]:
-    if not isinstance(error, ServerDied):
-        return {}
-    return {"returncode": error.returncode, "signal": error.signal, "last_words": error.last_words}
-
-
-def _needs_new_process(old: ServerConfig, new: ServerConfig) -> bool:
-    """Say whether a process started by the old definition is not what the new one asks for."""
-
-    def made_of(config: ServerConfig) -> tuple[object, ...]:
-        return (
-            config.identity(),
-            config.sharing,
-            config.stop,
-            config.limits,
-            config.no_new_privs,
-            config.write_timeout,
-            config.max_line_bytes,
-        )
-
-    return made_of(old) != made_of(new)

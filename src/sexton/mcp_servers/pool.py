@@ -27,7 +27,8 @@ from sexton.mcp_servers.breaker import BreakerPolicy, BreakerState
 from sexton.mcp_servers.call_watch import OnCall, tell_nobody
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.catalogue import Catalogue, CataloguedTool, name_tools
-from sexton.mcp_servers.fleet import EventSink, Fleet, FleetProcess
+from sexton.mcp_servers.fleet import Fleet
+from sexton.mcp_servers.fleet_process import EventSink, FleetProcess
 from sexton.mcp_servers.introduction import Introduction
 from sexton.mcp_servers.lease import Lease
 from sexton.mcp_servers.lease_book import ProcessState, ProcessUse
