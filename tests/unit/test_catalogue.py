@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mcp_types import Implementation
+from mcp_types import Implementation, PromptsCapability, ServerCapabilities
 
 from fake_servers import server, tool
 from sexton.mcp_servers import Introduction, StdioServer, ToolNameClash, name_tools, qualified_name
@@ -129,3 +129,22 @@ def test_a_server_that_must_not_be_probed_is_known_after_a_restart_until_it_fail
     assert third.needs_saving(FILES)
     third.save(FILES)
     assert Catalogue(tmp_path).advised(FILES) == FILES
+
+
+def test_what_a_server_said_of_itself_is_kept(tmp_path: Path) -> None:
+    said = Introduction(
+        protocol_version="2026-07-28",
+        is_modern=True,
+        server_info=Implementation(name="raw", version="1"),
+        capabilities=ServerCapabilities(prompts=PromptsCapability(list_changed=True)),
+        instructions="Be kind.",
+    )
+    first = Catalogue(tmp_path)
+    assert first.introduction(FILES) is None
+    first.learn(FILES, said, probe_unwelcome=False)
+    first.record(FILES, (tool("read"),))
+    assert first.needs_saving(FILES)
+    first.save(FILES)
+    second = Catalogue(tmp_path)
+    assert second.introduction(FILES) == said
+    assert (said.has("prompts"), said.has("resources")) == (True, False)

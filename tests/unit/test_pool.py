@@ -309,6 +309,42 @@ async def test_an_exclusive_process_ends_at_once_after_a_holder_that_will_not_re
         assert running.servers.alive == []
 
 
+async def test_an_exclusive_process_ends_when_its_holder_says_farewell(tmp_path: Path) -> None:
+    """A client of the endpoint ends between its calls; somebody else's process is not touched, nor one that is held."""
+    async with bench(tmp_path, exclusive("browser"), server("files")) as running:
+        for holder in ("mcp:a", "mcp:b"):
+            async with running.pool.lease("browser", holder=holder):
+                await settle()
+        held = running.hold("browser", "mcp:c")
+        await settle()
+        assert running.servers.alive == ["browser#1", "browser#2", "browser#3"]
+        running.pool.farewell("mcp:a")
+        running.pool.farewell("mcp:c")
+        running.pool.farewell("nobody")
+        await settle()
+        assert running.servers.alive == ["browser#2", "browser#3"]
+        await held.leave()
+
+
+async def test_what_a_server_said_of_itself_is_known_without_starting_it(tmp_path: Path) -> None:
+    async with bench(tmp_path, server("files")) as running:
+        assert (await running.pool.introduction("files")).words() == "files#1 1"
+        await running.clock.advance(61)
+        assert running.servers.alive == []
+        assert (await running.pool.introduction("files")).words() == "files#1 1"
+        assert running.servers.started == ["files#1"]
+
+
+async def test_followers_hear_of_every_list_that_changes(tmp_path: Path) -> None:
+    async with bench(tmp_path, server("files")) as running:
+        heard: list[tuple[str, str]] = []
+        running.pool.follow(lambda name, method: heard.append((name, method)))
+        async with running.pool.lease("files", holder="run:1"):
+            await settle()
+            running.servers.all["files#1"].news.tell("notifications/prompts/list_changed")
+        assert heard == [("files", "notifications/prompts/list_changed")]
+
+
 async def test_waiting_for_a_place_ends_after_connect_timeout_and_says_who_has_them(tmp_path: Path) -> None:
     async with bench(tmp_path, exclusive("browser", max_processes=1, connect_timeout=30)) as running:
         running.hold("browser", "chat:1")
