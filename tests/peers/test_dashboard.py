@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """One gateway for all tests here, with something of every kind in its history."""
     gateway = GatewayProcess(tmp_path_factory.mktemp("gateway")).write(SETTINGS)
     try:
-        site = Site(up(gateway))
-        for job in ("hello", "fails", "shouts", "asks"):
-            run = site.ask("POST", f"jobs/{job}/run")
-            site.wait_run(run["id"], "ran", "failed")
-        site.api.post("calls", json={"server": "talk", "tool": "shout"})
-        yield site
-        site.api.close()
+        with closing(Site(up(gateway))) as site:
+            for job in ("hello", "fails", "shouts", "asks"):
+                run = site.ask("POST", f"jobs/{job}/run")
+                site.wait_run(run["id"], "ran", "failed")
+            site.ask("POST", "calls", {"server": "talk", "tool": "shout"})
+            yield site
         gateway.stop()
     finally:
         gateway.close()
@@ -436,9 +436,8 @@ def test_who_may_only_read_is_offered_nothing_to_change(browser: Browser, site: 
 def test_a_gateway_that_goes_away_is_told_of_and_a_new_one_asks_for_a_login(browser: Browser, tmp_path: Path) -> None:
     gateway = GatewayProcess(tmp_path).write('[jobs.hello]\ncommand = ["echo", "hello"]\n')
     try:
-        site = Site(up(gateway))
-        port = site.url.rpartition(":")[2]
-        with watched(browser, site) as seen:
+        with closing(Site(up(gateway))) as site, watched(browser, site) as seen:
+            port = site.url.rpartition(":")[2]
             gateway.stop()
             expect(seen.page.locator("#stale")).to_contain_text("The gateway does not answer.")
             expect(seen.page.locator("#live")).to_have_attribute("data-state", "lost")

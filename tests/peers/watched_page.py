@@ -47,6 +47,9 @@ class Site:
             base_url=f"{self.url}/api/v1/", headers={"authorization": f"Bearer {token}"}, timeout=PATIENCE / 1000
         )
 
+    def close(self) -> None:
+        self.api.close()
+
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         answer = self.api.request(method, path, json=body)
         assert answer.is_success, answer.text

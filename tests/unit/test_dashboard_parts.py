@@ -318,3 +318,16 @@ def test_the_worst_comes_first_and_names_what_to_look_at() -> None:
 )
 def test_a_time_is_told_as_exactly_as_one_looks_at_it(seconds: float, text: str) -> None:
     assert brief(seconds) == text
+
+
+def test_a_job_that_comes_too_often_to_be_counted_goes_on_to_the_end() -> None:
+    day = Window(now=NOW, past=timedelta(days=1))
+    often = [NOW + timedelta(minutes=n) for n in range(1, 41)]
+    lanes = draw([], {"often": often, "once": often[:1]}, day, zone=UTC).lanes
+    assert [(lane.job, lane.goes_on is not None) for lane in lanes] == [("often", True), ("once", False)]
+
+
+def test_a_failure_is_drawn_over_what_lies_beside_it() -> None:
+    runs = [run(began=10, ended=9.9), run(began=9.95, ended=9.9, state="failed"), run(began=9.9, ended=9.8)]
+    (lane,) = draw(runs, {}, HOUR, zone=UTC).lanes
+    assert lane.bars[-1].state == "failed"

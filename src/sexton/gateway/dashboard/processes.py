@@ -31,5 +31,5 @@ async def load(gateway: Gateway, request: Request, viewer: Viewer) -> Mapping[st
         "pids": sum(len(row.tree["pids"]) for row in rows),
         "remote": [server for server in servers if server["transport"] != "stdio" and server["age"] is not None],
         "orphans": [orphan_document(record, viewer.now) for record in gateway.orphans()],
-        "sweeps": tell(gateway, islice(wanted_events(gateway.journal, kinds=("containment.",)), 30), jobs),
+        "sweeps": tell(gateway, islice(wanted_events(gateway.journal, kinds=("containment.", "audit.reap")), 30), jobs),
     }

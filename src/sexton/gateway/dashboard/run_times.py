@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sexton.gateway.dashboard.timeline import SPANS, Timeline, Window, draw
+from sexton.gateway.dashboard.timeline import MOST_COMING, SPANS, Timeline, Window, draw
 from sexton.gateway.dashboard.viewer import Viewer
 from sexton.gateway.documents import JobDocument, RunDocument
 from sexton.gateway.http import Gateway
 from sexton.gateway.http.runs import run_document
 
 MOST_RUNS = 4000
-_MOST_COMING = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,4 +53,4 @@ async def _coming(gateway: Gateway, job: JobDocument, window: Window) -> Sequenc
     first = datetime.fromisoformat(job["next_run"])
     if first > window.until:
         return (first,)
-    return await gateway.scheduler.next_times(job["name"], _MOST_COMING)
+    return await gateway.scheduler.next_times(job["name"], MOST_COMING)

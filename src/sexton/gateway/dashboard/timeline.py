@@ -12,6 +12,7 @@ NOW_AT = 0.86  # of the width: what is left shows what comes
 NARROWEST = 0.25  # percent; a run that took a moment is still seen
 MERGE_WITHIN = 0.12  # percent; what is closer together than a pixel is drawn as one
 COMING_APART = 0.8  # percent
+MOST_COMING = 40
 MOST_ROWS = 4
 
 SPANS: Mapping[str, timedelta] = {
@@ -55,12 +56,16 @@ class Gap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
-    """One job.  `rows` is how many of its runs lie beside each other at most."""
+    """One job.  `rows` is how many of its runs lie beside each other at most.
+
+    `goes_on` is from where on its coming times are too many to be named.
+    """
 
     job: str
     bars: Sequence[Bar]
     gaps: Sequence[Gap]
     coming: Sequence[float]
+    goes_on: float | None
     rows: int
 
 
@@ -125,14 +130,16 @@ def draw(
     )
 
 
-def _lane(job: str, runs: Iterable[RunDocument], coming: Iterable[datetime], window: Window) -> Lane:
+def _lane(job: str, runs: Iterable[RunDocument], coming: Sequence[datetime], window: Window) -> Lane:
     shown = sorted((run for run in runs if _overlaps(run, window)), key=_beginning)
     bars = list(_merged(_in_rows(_bar(run, window) for run in shown if run["state"] not in _NEVER_STARTED)))
+    bars.sort(key=lambda bar: bar.state == "failed")  # drawn last, so that no other lies on it
     return Lane(
         job=job,
         bars=bars,
         gaps=list(_merged_gaps(_gap(run, window) for run in shown if run["state"] in _NEVER_STARTED)),
         coming=_apart(window.x(time) for time in coming if window.now < time <= window.until),
+        goes_on=window.x(coming[-1]) if len(coming) >= MOST_COMING and coming[-1] < window.until else None,
         rows=max((bar.row for bar in bars), default=0) + 1,
     )
 

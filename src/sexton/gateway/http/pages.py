@@ -1,4 +1,7 @@
-"""The few pages that are there without the dashboard: what a browser meets that is not logged in."""
+"""The few pages that are there without the dashboard: what a browser meets that is not logged in.
+
+Their style is the dashboard's, which is for everybody; without it they are plain.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,14 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
+<link rel="stylesheet" href="/static/sexton.css">
 {head}<title>Sexton</title>
 </head>
-<body>
+<body class="door">
+<main class="panel">
 <h1>{title}</h1>
 {body}
+</main>
 </body>
 </html>
 """

@@ -1,0 +1,92 @@
+"""The pages as the application answers them, without a browser."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from gateway_bench import HEADERS, TOKEN, GatewayBench, gateway_bench
+from sexton.gateway.dashboard import create_pages
+from sexton.gateway.dashboard.pages import PAGES
+from sexton.gateway.http import Gate, create_app
+
+pytestmark = pytest.mark.anyio
+
+PLAIN = [page.path for page in PAGES if "{" not in page.path]
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[GatewayBench]:
+    async with gateway_bench(tmp_path) as bench:
+        yield bench
+
+
+@pytest.fixture
+async def client(bench: GatewayBench) -> AsyncIterator[httpx2.AsyncClient]:
+    app = create_app(bench.gateway, gate=Gate(token=TOKEN), pages=create_pages(bench.gateway))
+    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:7390") as client:
+        yield client
+
+
+@pytest.mark.parametrize("path", [*PLAIN, "/servers/time", "/servers/notes"])
+async def test_a_page_is_for_callers_only_and_is_kept_by_nobody(client: httpx2.AsyncClient, path: str) -> None:
+    assert (await client.get(path, headers={"accept": "text/html"})).status_code == 401
+    page = await client.get(path, headers=HEADERS)
+    assert page.status_code == 200, page.text
+    assert page.headers["cache-control"] == "no-store"
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+
+
+async def test_what_pages_are_made_of_is_for_everybody_and_kept_as_long_as_it_does_not_change(
+    client: httpx2.AsyncClient,
+) -> None:
+    page = (await client.get("/", headers=HEADERS)).text
+    (url,) = (part.split('"')[0] for part in page.split('href="') if part.startswith("/static/sexton.css"))
+    style = await client.get(url)
+    assert style.headers["content-type"].startswith("text/css")
+    assert "immutable" in style.headers["cache-control"]
+    unmarked = await client.get("/static/sexton.css")
+    assert unmarked.headers["cache-control"] == "no-cache"
+    again = await client.get("/static/sexton.css", headers={"if-none-match": unmarked.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    for path in ("nothing.css", "../pages.py", "%2e%2e/pages.py", "vendor/../../pages.py", "vendor"):
+        assert (await client.get(f"/static/{path}")).status_code in {401, 404}, path
+
+
+async def test_a_secret_that_a_server_tells_is_not_on_its_page(client: httpx2.AsyncClient, bench: GatewayBench) -> None:
+    secret = 'hunter2-<&"-hunter2'
+    bench.gateway.redactor.learn([secret])
+    bench.gateway.journal.append("server.died", subject="notes", error=f"cannot log in with {secret}")
+    for path in ("/servers/notes", "/journal", "/"):
+        page = (await client.get(path, headers=HEADERS)).text
+        assert "cannot log in with •••" in page, path
+        assert "hunter2" not in page, path
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/servers/tmie", 404),
+        ("/jobs/none", 404),
+        ("/runs/none", 404),
+        ("/runs?state=odd", 400),
+        ("/runs?job=none", 404),
+    ],
+)
+async def test_what_is_not_there_is_told_as_a_page(client: httpx2.AsyncClient, path: str, status: int) -> None:
+    page = await client.get(path, headers=HEADERS)
+    assert page.status_code == status
+    assert page.headers["content-type"].startswith("text/html")
+    assert "<h1>" in page.text
+
+
+@pytest.mark.parametrize("cookie", ["../../etc/passwd", "Mars/Olympus", "x" * 9000, "%00", "UTC\u00e9"])
+async def test_a_time_zone_that_there_is_not_is_no_harm(client: httpx2.AsyncClient, cookie: str) -> None:
+    headers = HEADERS | {"cookie": f"sexton_zone={cookie}; sexton_theme={cookie}"}
+    page = await client.get("/", headers={name.encode(): value.encode() for name, value in headers.items()})
+    assert page.status_code == 200
+    assert "data-theme" not in page.text
