@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,7 +24,10 @@ BOT = {"id": 1234567, "is_bot": True, "first_name": "Sexton", "username": "sexto
 class Refused(Exception):
     def __init__(self, code: int, description: str, **parameters: Any) -> None:
         super().__init__(description)
-        self.code, self.description, self.parameters = code, description, parameters
+        self.code = code
+        self.document: dict[str, Any] = {"ok": False, "error_code": code, "description": description}
+        if parameters:
+            self.document["parameters"] = parameters
 
 
 @dataclass(kw_only=True)
@@ -139,12 +142,11 @@ def telegram_peer() -> Iterator[TelegramPeer]:
             raw = self.rfile.read(int(self.headers.get("content-length", 0)))
             try:
                 said, files = _read(raw, self.headers.get("content-type", ""))
-                self._reply(200, {"ok": True, "result": peer.answer(_method(self.path), said, files)})
+                status, document = 200, {"ok": True, "result": peer.answer(_method(self.path), said, files)}
             except Refused as refused:
-                document = {"ok": False, "error_code": refused.code, "description": refused.description}
-                self._reply(refused.code, document | ({"parameters": refused.parameters} if refused.parameters else {}))
-            except (BrokenPipeError, ConnectionResetError):
-                return  # The reader went away in a long poll.
+                status, document = refused.code, refused.document
+            with suppress(BrokenPipeError, ConnectionResetError):  # The reader went away in a long poll.
+                self._reply(status, document)
 
         def _reply(self, status: int, document: Mapping[str, Any]) -> None:
             body = json.dumps(document).encode()

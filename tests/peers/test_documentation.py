@@ -18,6 +18,7 @@ from sexton.daemon.settings_models import AgentTable, ModelTable
 from sexton.daemon.settings_targets import AppriseTable, FileTable, WebhookTable
 from sexton.daemon.settings_telemetry import TelemetryTable
 from sexton.gateway.channels.email import EmailOptions
+from sexton.gateway.channels.irc import IrcOptions
 from sexton.gateway.channels.matrix import MatrixOptions
 from sexton.gateway.channels.telegram import TelegramOptions
 
@@ -43,6 +44,7 @@ TOP = (
         AppriseTable,
         ChannelTable,
         EmailOptions,
+        IrcOptions,
         MatrixOptions,
         TelegramOptions,
         EndpointTable,

@@ -47,6 +47,7 @@ class ChannelKind:
 _OURS = {
     "email": ("sexton.gateway.channels.email", "email"),
     "telegram": ("sexton.gateway.channels.telegram", "telegram"),
+    "irc": ("sexton.gateway.channels.irc", ""),
     "matrix": ("sexton.gateway.channels.matrix", "matrix"),
 }
 
