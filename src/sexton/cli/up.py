@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 
@@ -32,7 +33,12 @@ def up(context: typer.Context, config: ConfigOption = None, data: DataOption = N
     console = EventConsole()
     # Not into a file or the system's journal: whoever reads that may not be who may log in.
     show_link = _show_login_link if sys.stdout.isatty() else None
-    anyio.run(lambda: serve(settings, folder, on_event=console.show, on_login_link=show_link))
+    try:
+        anyio.run(lambda: serve(settings, folder, on_event=console.show, on_login_link=show_link))
+    finally:
+        # All is done and on disk. Python's last garbage collection would look once more at everything that was loaded,
+        # for a second or two after "stopped"; what is frozen it leaves alone.
+        gc.freeze()
 
 
 def _show_login_link(link: str) -> None:
