@@ -104,6 +104,7 @@ async def check_tools(client: Client, prefix: str) -> None:
     result = await client.call_tool(f"{prefix}add", {"a": 1, "b": 2})
     assert (text_of(result), result.structured_content) == ("3", {"result": 3})
     assert (await client.call_tool(f"{prefix}fail", {})).is_error
+    assert text_of(await client.call_tool(f"{prefix}near", {"region": "Zürich"})) == "near Zürich"
     steps: list[tuple[float, float | None]] = []
 
     async def progress(progress: float, total: float | None, message: str | None) -> None:

@@ -98,6 +98,7 @@ class HolderSession(ClientSession):
         self._schemas = schemas
         self._explain = explain
         self.tool_calls = 0
+        self._lister: HolderSession | None = None
 
     async def send_request(
         self,
@@ -176,6 +177,17 @@ class HolderSession(ClientSession):
     async def notify(self, method: str) -> None:
         """Send a notification as it is; dropped when the connection has ended."""
         await self._dispatcher.notify(method, None)
+
+    def listed_by(self, lister: HolderSession) -> None:
+        """`lister` lists the tools for this session too, and knows which arguments are repeated in HTTP headers."""
+        self._lister = lister
+
+    def param_headers(self, tool: str, arguments: Mapping[str, Any]) -> dict[str, str]:
+        """Return the headers that repeat arguments of a tool which this session has listed."""
+        return super()._resolve_param_headers(tool, arguments)
+
+    def _resolve_param_headers(self, name: str, arguments: Mapping[str, Any]) -> dict[str, str]:
+        return (self._lister or self).param_headers(name, arguments)
 
     async def validate_tool_result(self, name: str, result: CallToolResult) -> None:
         """Check a tool's result against its declared schema.  Raises InvalidToolResult."""

@@ -110,6 +110,8 @@ class RemoteServer:
         if self.end is not None:
             raise self.end.failure(written=False)
         async with self._linked(holder, callbacks, is_holder=True) as session:
+            assert self._control is not None
+            session.listed_by(self._control)
             yield session
 
     async def list_tools(self) -> tuple[Tool, ...]:

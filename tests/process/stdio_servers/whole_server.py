@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Annotated
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp_types import (
@@ -27,7 +28,7 @@ from mcp_types import (
     SamplingMessage,
     TextContent,
 )
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 server = MCPServer("whole", instructions="Use it wholly.")
 NAME = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
@@ -41,6 +42,12 @@ class Name(BaseModel):
 async def add(a: int, b: int) -> int:
     """Add two numbers."""
     return a + b
+
+
+@server.tool()
+async def near(region: Annotated[str, Field(json_schema_extra={"x-mcp-header": "Region"})]) -> str:
+    """Take an argument that a 2026-07-28 client repeats in a header."""
+    return f"near {region}"
 
 
 @server.tool()

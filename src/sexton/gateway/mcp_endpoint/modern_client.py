@@ -93,6 +93,8 @@ class ModernClient:
         """Give back the servers that were not used since `before`."""
         for key, free in tuple(self._free.items()):
             for pair in tuple(free):
+                if pair not in free:  # somebody has borrowed it meanwhile
+                    continue
                 since = pair[0].idle_since()
                 if since is None or since <= before:
                     free.remove(pair)
