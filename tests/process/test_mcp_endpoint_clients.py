@@ -220,6 +220,9 @@ async def test_what_changes_is_told_to_who_sees_it(tmp_path: Path, program: str)
             if seen == {"ResourceUpdated", "ToolsListChanged"}:
                 break
         await wait_until(lambda: kinds(heard) >= {"update", "tools"})
+        if program == "whole_server":
+            for client in (legacy, modern):
+                assert "add_again" in [tool.name for tool in (await client.list_tools(cache_mode="bypass")).tools]
         await legacy.session.unsubscribe_resource("note://one")
 
 

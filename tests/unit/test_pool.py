@@ -342,7 +342,13 @@ async def test_followers_hear_of_every_list_that_changes(tmp_path: Path) -> None
         async with running.pool.lease("files", holder="run:1"):
             await settle()
             running.servers.all["files#1"].news.tell("notifications/prompts/list_changed")
-        assert heard == [("files", "notifications/prompts/list_changed")]
+            assert heard == [("files", "notifications/prompts/list_changed")]
+            running.servers.all["files#1"].news.tell("notifications/tools/list_changed")
+            assert len(heard) == 1  # the catalogue has the old ones still
+            running.servers.all["files#1"].change_tools("write")
+            await settle()
+            assert heard[1:] == [("files", "notifications/tools/list_changed")]
+            assert [each.name for each in running.pool.known_tools("files") or ()] == ["write"]
 
 
 async def test_waiting_for_a_place_ends_after_connect_timeout_and_says_who_has_them(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from sexton.mcp_servers.fleet_process import EventSink, FleetProcess
 from sexton.mcp_servers.introduction import Introduction
 from sexton.mcp_servers.lease import Lease
 from sexton.mcp_servers.lease_book import ProcessState, ProcessUse
+from sexton.mcp_servers.list_news import TOOLS_CHANGED
 from sexton.mcp_servers.opening import server_opener
 from sexton.mcp_servers.pool_errors import unknown_server
 from sexton.mcp_servers.running_server import OpenServer, RunningServer
@@ -263,7 +264,8 @@ class ServerPool:
 
     async def _follow_tools(self, config: ServerConfig, server: RunningServer) -> None:
         """Keep the catalogue up to date for as long as the server runs."""
-        server.news.follow(partial(self._tell_followers, config.name))
+        server.news.follow(partial(self._pass_on, config.name))
+        was_known = self._catalogue.tools(config) is not None
         recorded: tuple[Tool, ...] | None = None
         while True:
             try:
@@ -275,14 +277,22 @@ class ServerPool:
             if tools is recorded:  # nothing was awaited since it was known, so no change is missed
                 await server.wait_tools_changed()
                 continue
-            recorded = tools
-            await self._record(config, tools)
+            said_so, recorded = recorded is not None, tools
+            is_news = await self._record(config, tools)
+            if said_so or (is_news and was_known):
+                self._tell_followers(config.name, TOOLS_CHANGED)
+
+    def _pass_on(self, server: str, method: str) -> None:
+        """Tell followers of a change; of tools only once the catalogue has them, since that is where they look."""
+        if method != TOOLS_CHANGED:
+            self._tell_followers(server, method)
 
     def _tell_followers(self, server: str, method: str) -> None:
         for hear in self._followers:
             hear(server, method)
 
-    async def _record(self, config: ServerConfig, tools: tuple[Tool, ...]) -> None:
+    async def _record(self, config: ServerConfig, tools: tuple[Tool, ...]) -> bool:
+        """Take over what a server lists.  Return whether it is news."""
         is_news = self._catalogue.record(config, tools)
         if is_news:
             self._journal.append("server.tools_changed", subject=config.name, tools=[tool.name for tool in tools])
@@ -293,6 +303,7 @@ class ServerPool:
             except OSError as error:
                 self._journal.append("server.tools_not_kept", subject=config.name, error=str(error))
         self._warn(config, tools)
+        return is_news
 
     def _warn(self, config: ServerConfig, tools: tuple[Tool, ...]) -> None:
         warnings = _filter_warnings(config, tools)
