@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
+import anyio.to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -59,6 +61,10 @@ def create_pages(gateway: Gateway) -> Sequence[BaseRoute]:
 
 
 def _route(gateway: Gateway, page: Page, renderer: Renderer) -> Route:
+    async def render(template: str, viewer: Viewer, context: Mapping[str, Any], *, status: int = 200) -> Response:
+        """In a thread: a long page must not hold up the calls and chats that this event loop serves."""
+        return await anyio.to_thread.run_sync(partial(renderer.render, template, viewer, context, status=status))
+
     async def answer(request: Request) -> Response:
         viewer = viewer_of(request, gateway.clock.now())
         shared = {"section": page.section, "node": gateway.node, "path": request.url.path}
@@ -66,8 +72,8 @@ def _route(gateway: Gateway, page: Page, renderer: Renderer) -> Route:
             context = await page.load(gateway, request, viewer)
         except SextonError as error:
             problem = redacted(problem_of(error), gateway.redactor)
-            return renderer.render("problem.html", viewer, shared | {"problem": problem}, status=problem.status)
-        return renderer.render(page.template, viewer, {**shared, **context})
+            return await render("problem.html", viewer, shared | {"problem": problem}, status=problem.status)
+        return await render(page.template, viewer, {**shared, **context})
 
     return Route(page.path, answer, methods=["GET"], include_in_schema=False)
 

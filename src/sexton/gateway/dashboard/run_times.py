@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, tzinfo
+
+import anyio.to_thread
 
 from sexton.gateway.dashboard.timeline import MOST_COMING, SPANS, Timeline, Window, draw
 from sexton.gateway.dashboard.viewer import Viewer
 from sexton.gateway.documents import JobDocument, RunDocument
 from sexton.gateway.http import Gateway
 from sexton.gateway.http.runs import run_document
+from sexton.scheduler import Run
 
 MOST_RUNS = 4000
 
@@ -31,20 +34,24 @@ async def read_timeline(
     span = span if span is not None and span in SPANS else "1h"
     window = Window(now=viewer.now, past=SPANS[span])
     found = await gateway.scheduler.runs(job, limit=MOST_RUNS, since=window.since)
-    runs = {run.id: run_document(run) for run in found}
     shown = [one for one in jobs if job in (None, one["name"])]
-    runs |= {run["id"]: run for one in shown for run in one["active_runs"]}
     coming = {one["name"]: await _coming(gateway, one, window) for one in shown if not one["paused"]}
+    active = [run for one in shown for run in one["active_runs"]]
+    timeline = await anyio.to_thread.run_sync(_draw, found, active, coming, window, viewer.zone)
+    return ReadTimeline(timeline=timeline, span=span, spans=tuple(SPANS))
+
+
+def _draw(
+    found: Sequence[Run],
+    active: Sequence[RunDocument],
+    coming: Mapping[str, Sequence[datetime]],
+    window: Window,
+    zone: tzinfo,
+) -> Timeline:
+    """Those that were read, and those that began before the window and still go on; thousands, so in a thread."""
+    runs = {run.id: run_document(run) for run in found} | {run["id"]: run for run in active}
     known_since = found[-1].created_at if len(found) == MOST_RUNS else None
-    return ReadTimeline(
-        timeline=draw(_latest_first(runs), coming, window, zone=viewer.zone, known_since=known_since),
-        span=span,
-        spans=tuple(SPANS),
-    )
-
-
-def _latest_first(runs: Mapping[str, RunDocument]) -> Sequence[RunDocument]:
-    return [runs[name] for name in sorted(runs)]
+    return draw([runs[name] for name in sorted(runs)], coming, window, zone=zone, known_since=known_since)
 
 
 async def _coming(gateway: Gateway, job: JobDocument, window: Window) -> Sequence[datetime]:

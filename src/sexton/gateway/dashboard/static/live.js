@@ -4,10 +4,12 @@ import { Idiomorph } from "./vendor/idiomorph-0.8.0.js";
 
 const SOON = 120; // ms after an event, so that those that come together are one
 const APART = 900; // ms between two requests at least
+const SHARE = 4; // and so many times what the last one took, so that nobody's machine is busy with being looked at
 
 let source = null;
 let timer = null;
 let last = 0;
+let took = 0;
 let asking = null;
 let again = false;
 let isHeld = false;
@@ -58,7 +60,14 @@ function heard(message) {
   lastId = message.lastEventId || lastId;
   const { kind } = JSON.parse(message.data);
   document.dispatchEvent(new CustomEvent("sexton:event", { detail: kind }));
-  if (live().some((one) => one === "*" || kind.startsWith(one))) soon(SOON);
+  if (concerns(kind)) soon(SOON);
+}
+
+// Progress comes every second, and only a page that shows it names it.
+function concerns(kind) {
+  const named = live();
+  if (kind === "run.progress") return named.includes(kind);
+  return named.some((one) => one === "*" || kind.startsWith(one));
 }
 
 function lost() {
@@ -79,18 +88,20 @@ function soon(wait) {
     return;
   }
   if (timer !== null) return;
-  timer = setTimeout(refresh, Math.max(wait, last + APART - Date.now(), 0));
+  timer = setTimeout(refresh, Math.max(wait, last + Math.max(APART, took * SHARE) - Date.now(), 0));
 }
 
 async function refresh() {
   timer = null;
   if (document.hidden) return;
   asking = new AbortController();
+  const began = Date.now();
   try {
     const answer = await fetch(location.href, { headers: { accept: "text/html" }, signal: asking.signal });
     if (answer.status === 401) return location.reload();
     take(await answer.text());
     last = Date.now();
+    took = last - began;
   } catch (error) {
     if (!(error instanceof TypeError)) throw error; // the gateway is away; the event stream tells when it is back
   } finally {
