@@ -88,6 +88,10 @@ class ScriptedModel:
         """Let every answer that is held, or will be, go on."""
         self._let_go.set()
 
+    def start_again(self) -> None:
+        """Hold answers again, as at first."""
+        self._let_go.clear()
+
     def told(self, role: str) -> list[Any]:
         """The contents of the messages of a role in the last request."""
         return [message.get("content") for message in self.requests[-1]["messages"] if message["role"] == role]

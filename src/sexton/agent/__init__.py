@@ -26,6 +26,7 @@ from sexton.agent.approval import (
 from sexton.agent.approval_store import DatabaseApprovals
 from sexton.agent.budget import Budget, BudgetSpent, Usage
 from sexton.agent.chats import Chats, ConversationBusy, OwnToolsOf, Turn, WhenBusy
+from sexton.agent.completion import ClientTool, Completion, Completions, Wanted, client_call
 from sexton.agent.conversation import ChatSettings, Conversation, ConversationRecord, Found, TurnRow, TurnState
 from sexton.agent.conversation_store import UnknownConversation, UnknownMessage
 from sexton.agent.events import (
@@ -52,6 +53,7 @@ from sexton.agent.model_config import (
     Price,
     ServerApprovals,
 )
+from sexton.agent.model_relay import ModelRelay, Relayed
 from sexton.agent.own_tools import Messenger, NotAllowed, SextonTools
 from sexton.agent.tool_rules import ToolRules
 from sexton.agent.toolbox import NoTools, OwnTool, ToolSource
@@ -75,6 +77,9 @@ __all__ = [
     "CallState",
     "ChatSettings",
     "Chats",
+    "ClientTool",
+    "Completion",
+    "Completions",
     "Conversation",
     "ConversationBusy",
     "ConversationRecord",
@@ -88,6 +93,7 @@ __all__ = [
     "ModelChanged",
     "ModelConfig",
     "ModelFailed",
+    "ModelRelay",
     "NoModel",
     "NoTools",
     "NotAllowed",
@@ -97,6 +103,7 @@ __all__ = [
     "Price",
     "Question",
     "QuestionKind",
+    "Relayed",
     "Role",
     "ServerApprovals",
     "SextonTools",
@@ -120,5 +127,7 @@ __all__ = [
     "UnknownMessage",
     "Usage",
     "UserMessage",
+    "Wanted",
     "WhenBusy",
+    "client_call",
 ]

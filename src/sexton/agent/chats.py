@@ -133,7 +133,8 @@ class Chats:
 
         Turns that are under way then are left as they are in the database; the next start goes on with them.
         """
-        await self._agent.approvals.void(holder_prefix="run:")
+        for holders in ("run:", "api:"):  # nobody waits for these any more
+            await self._agent.approvals.void(holder_prefix=holders)
         await self._agent.files.forget_old()
         try:
             async with anyio.create_task_group() as tasks:

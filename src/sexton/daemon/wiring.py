@@ -16,7 +16,17 @@ import anyio
 import anyio.abc
 
 from sexton.actions import perform_action
-from sexton.agent import Agent, Approvals, Chats, DatabaseApprovals, MemoryStore, SextonTools, UserMessage
+from sexton.agent import (
+    Agent,
+    Approvals,
+    Chats,
+    Completions,
+    DatabaseApprovals,
+    MemoryStore,
+    ModelRelay,
+    SextonTools,
+    UserMessage,
+)
 from sexton.clock import Clock
 from sexton.containment import Boundary, Containment, examine, list_orphans
 from sexton.daemon.references import ReferenceFails
@@ -29,6 +39,7 @@ from sexton.gateway.deliveries import Deliveries, Outbox, TargetConfig, make_tar
 from sexton.gateway.http import Gateway, Logins, Metrics, Scope, Tokens, WayIn, serve_http
 from sexton.gateway.mcp_endpoint import Endpoint
 from sexton.gateway.memory_samples import keep_sampling
+from sexton.gateway.openai_api import MAX_QUESTION, create_openai_api, envelope
 from sexton.journal import JSON, Journal
 from sexton.mcp_servers import ServerPool
 from sexton.redaction import Redactor
@@ -141,8 +152,12 @@ async def running_parts(
             pool, settings.endpoint, clock=clock, closing=gateway.closing, cutting_off=gateway.cutting_off
         )
         await stack.enter_async_context(running(endpoint.run))
+        relay = ModelRelay()
+        stack.push_async_callback(relay.aclose)
+        openai_api = create_openai_api(gateway, Completions(agent, clock=clock, journal=journal), relay)
         ways = [
-            WayIn(path="/mcp", app=endpoint, scope=Scope.RUN, for_profiles=True, max_body=settings.endpoint.max_body)
+            WayIn(path="/mcp", app=endpoint, scope=Scope.RUN, for_profiles=True, max_body=settings.endpoint.max_body),
+            WayIn(path="/v1", app=openai_api, scope=Scope.RUN, max_body=MAX_QUESTION, refuse=envelope),
         ]
         sampling = partial(keep_sampling, gateway.memory, containment.trees, journal=journal, clock=clock)
         await stack.enter_async_context(running(sampling))

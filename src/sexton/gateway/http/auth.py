@@ -24,6 +24,7 @@ from typing import final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
@@ -147,20 +148,29 @@ class Guard:
             return
         headers = Headers(scope=connection)
         if problem := self._gate.refusal(headers):
-            await problem.response()(connection, receive, send)
+            await self._refusal(connection, problem)(connection, receive, send)
             return
         try:
             app = await self._admit(connection, headers)
         except SextonError as error:
             problem = self._slowed_down(connection, problem_of(error))
-            refused = login_needed(problem) if _is_a_browsers(connection, headers, problem) else problem.response()
-            await refused(connection, receive, send)
+            if _is_a_browsers(connection, headers, problem):
+                await login_needed(problem)(connection, receive, send)
+            else:
+                await self._refusal(connection, problem)(connection, receive, send)
             return
         try:
             with self._places.one(_limited(connection["state"].get("caller"))):
                 await self._answer(app, connection, receive, send)
         except TooMany as problem:
-            await problem.response()(connection, receive, send)
+            await self._refusal(connection, problem)(connection, receive, send)
+
+    def _refusal(self, connection: Connection, problem: Problem) -> Response:
+        """In the form of the way in that was asked."""
+        for way in self._ways:
+            if way.takes(connection["path"]):
+                return way.refuse(problem)
+        return problem.response()
 
     async def _answer(self, app: ASGIApp, connection: Connection, receive: Receive, send: Send) -> None:
         limit = self._body_limit(connection["path"])

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from sexton.gateway.http.body import RequestBody
 from sexton.gateway.http.caller import Scope
 from sexton.gateway.http.parts import Gateway
+from sexton.gateway.http.problem import Problem
 
 PREFIX = "/api/v1"
 Handler: TypeAlias = Callable[[Gateway, Request], Awaitable[Any]]
@@ -57,8 +59,9 @@ class WayIn:
     """An application at a path of its own: it gets every request for `path` and what is below it.
 
     Its callers have passed the gate and have `scope`; one that is confined to MCP profiles comes only where
-    `for_profiles` says so, and the application checks which.  `max_body` bytes bound a body, None: as elsewhere.  It
-    sees the whole path, with `path` as the ASGI `root_path`, so that routes of a Starlette application start below it.
+    `for_profiles` says so, and the application checks which.  `max_body` bytes bound a body, None: as elsewhere;
+    `refuse` makes the answer for who is not let in.  It sees the whole path, with `path` as the ASGI `root_path`, so
+    that routes of a Starlette application start below it.
     """
 
     path: str
@@ -66,6 +69,7 @@ class WayIn:
     scope: Scope
     for_profiles: bool = False
     max_body: int | None = None
+    refuse: Callable[[Problem], Response] = Problem.response
 
     def takes(self, path: str) -> bool:
         return path == self.path or path.startswith(f"{self.path}/")
