@@ -241,7 +241,10 @@ def scripted_model() -> Iterator[ScriptedModel]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     model.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    config = uvicorn.Config(model.app(), log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+    # Connections stay open: one that the server closes just when the client takes it again is another test.
+    config = uvicorn.Config(
+        model.app(), log_level="critical", lifespan="off", timeout_graceful_shutdown=1, timeout_keep_alive=600
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -98,10 +98,11 @@ async def chat_bench(
     *servers: ServerConfig,
     own_tools: OwnToolsOf | None = None,
     clock: Any = None,
+    seconds: float = 100.0,
 ) -> AsyncIterator[ChatBench]:
     clock = clock or SystemClock()
     journal = Journal.open(None)
-    with anyio.fail_after(100):
+    with anyio.fail_after(seconds):
         async with (
             Containment.open(folder / "state") as containment,
             Database.open(folder / "sexton.db") as database,

@@ -61,8 +61,11 @@ async def test_stopping_aborts_the_request_to_the_model(tmp_path: Path, model: S
     model.will(say("this is ", "never said", hold=1))
     async with chat_bench(tmp_path, agent_config(model)) as bench:
         found = await bench.chat()
+        stream = bench.chats.events(found.id)
         turn = await bench.chats.send(found.id, UserMessage("hello"))
-        await wait_until(lambda: model.held == 1, seconds=60)
+        async for event in stream:
+            if isinstance(event, TextDelta):
+                break
         assert bench.chats.stop(found.id)
         ended = await turn.wait()
         assert (ended.state, ended.text) == ("stopped", "this is ")

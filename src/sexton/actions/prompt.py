@@ -72,6 +72,7 @@ def _plan(action: Mapping[str, JSON], ctx: RunContext) -> TurnPlan:
             rules=_rules(action.get("tools")),
             approvals=Approval(str(action.get("approvals") or Approval.NEVER)),
             strict=True,
+            returns=False,
         ),
         history=(Message(role=Role.USER, text=str(action["prompt"])),),
         models=_names(models),

@@ -55,6 +55,12 @@ KEPT_WHOLE: Final = 6
 
 CHARACTERS_PER_TOKEN: Final = 4
 
+RETRY_WRITES_EVERY: Final = 5.0
+"""Seconds until a turn is tried again that the database could not write down."""
+
+MANY_LANES: Final = 256
+"""From so many on, those in which nothing happens and that nobody follows are forgotten."""
+
 _CALL = re.compile(r"/call\s+([\w-]+)\.(\S+)\s*(.*)", re.DOTALL)
 
 
@@ -103,6 +109,10 @@ class _Lane:
     @property
     def is_busy(self) -> bool:
         return self.running is not None or bool(self.waiting)
+
+    @property
+    def is_needed(self) -> bool:
+        return self.works or self.is_busy or self.feed.is_followed
 
 
 @final
@@ -288,6 +298,8 @@ class Chats:
     # Inside: one lane per conversation
 
     def _lane(self, conversation_id: str) -> _Lane:
+        if len(self._lanes) >= MANY_LANES:
+            self._lanes = {key: lane for key, lane in self._lanes.items() if lane.is_needed}
         return self._lanes.setdefault(conversation_id, _Lane())
 
     def _place(self, conversation_id: str, turn_id: str, when_busy: WhenBusy) -> None:
@@ -316,12 +328,15 @@ class Chats:
                     await self._run_turn(lane, turn_id)
                 except DatabaseError as error:
                     LOG.error("turn %s could not be written down: %s", turn_id, error)  # noqa: TRY400 - it says all
-                finally:
+                    lane.waiting.appendleft(turn_id)
+                    lane.running = None
+                    await self._clock.sleep(RETRY_WRITES_EVERY)
+                else:
                     lane.running = None
                     self._is_over(turn_id)
         finally:
-            lane.works = False
-        if not lane.is_busy and not lane.feed.is_followed:
+            lane.works, lane.running = False, None
+        if not lane.is_needed:
             self._lanes.pop(conversation_id, None)
 
     async def _run_turn(self, lane: _Lane, turn_id: str) -> None:

@@ -52,11 +52,12 @@ from sexton.agent.budget import Usage, check_next_step, tokens_left
 from sexton.agent.events import ModelChanged, Steered, TextDelta
 from sexton.agent.messages import Attachment, CallRecord, Message, Role
 from sexton.agent.model_config import ModelConfig, ModelFailed
-from sexton.agent.toolbox import Toolbox
+from sexton.agent.toolbox import CALL, Toolbox
 from sexton.agent.turn import TurnPlan, TurnRecord, TurnResult
 from sexton.clock import Clock
 from sexton.errors import SextonError
 from sexton.journal import JSON
+from sexton.mcp_servers import qualified_name
 
 ANSWER: Final = "answer"
 """The name of the tool by which a model hands over an object of a given shape."""
@@ -364,8 +365,15 @@ def _translate(history: Sequence[Message]) -> list[ModelMessage]:
 
 def _response(message: Message) -> ModelResponse:
     text = [TextPart(content=message.text)] if message.text else []
-    calls = [ToolCallPart(tool_name=c.name, args=dict(c.arguments), tool_call_id=c.id) for c in message.calls]
+    calls = [ToolCallPart(tool_name=c.name, args=_written(c), tool_call_id=c.id) for c in message.calls]
     return ModelResponse(parts=[*text, *calls])
+
+
+def _written(call: CallRecord) -> dict[str, JSON]:
+    """The arguments as the model wrote them."""
+    if call.name != CALL:
+        return dict(call.arguments)
+    return {"tool": qualified_name(call.server, call.tool), "arguments": dict(call.arguments)}
 
 
 def _returns(message: Message) -> Sequence[Any]:

@@ -45,6 +45,7 @@ from sexton.mcp_servers import (
     ServerPool,
     callbacks_for,
     name_tools,
+    qualified_name,
 )
 
 OWN: Final = "sexton"
@@ -87,7 +88,8 @@ class OfferedTool:
 class ToolSource:
     """Where the tools of a turn come from, and by what rules.
 
-    `strict`: a server that offers no tool fails the turn, before any model is asked.
+    `strict`: a server that offers no tool fails the turn, before any model is asked.  `returns`: the holder will come
+    back, so an exclusive process is kept for it.
     """
 
     holder: str
@@ -97,6 +99,7 @@ class ToolSource:
     approvals: Approval = Approval.DESTRUCTIVE
     own: tuple[OwnTool, ...] = ()
     strict: bool = False
+    returns: bool = True
 
 
 Complete: TypeAlias = Callable[[AnswerWanted], Awaitable[tuple[str, str]]]
@@ -162,7 +165,9 @@ class Toolbox:
     # Which tools there are
 
     async def load(self) -> None:
-        """Learn the tools of all servers.  Raises NoTools, ToolNameClash, and in a strict box what listing raises."""
+        """Learn the tools of all servers.  Raises NoTools, ToolNameClash."""
+        if OWN in self._source.servers:
+            raise NoTools(f"A server cannot be called {OWN!r} here: Sexton's own tools go by that name.")
         listed: dict[str, Sequence[Any]] = {}
 
         async def ask(server: str) -> None:
@@ -198,11 +203,12 @@ class Toolbox:
         self._calls = {call.id: call for call in message.calls}
 
     def planned(self, call_id: str, name: str, arguments: Mapping[str, JSON]) -> CallRecord:
-        """The record of a call that the model asks for."""
+        """The record of a call that the model asks for; one by way of `CALL` keeps that as its name."""
+        meant = name
         if name == CALL and self.searches and isinstance(arguments.get("tool"), str):
             inner = arguments.get("arguments")
-            name, arguments = str(arguments["tool"]), inner if isinstance(inner, Mapping) else {}
-        server, tool = self._place_of(name)
+            meant, arguments = str(arguments["tool"]), inner if isinstance(inner, Mapping) else {}
+        server, tool = self._place_of(meant)
         return CallRecord(id=call_id, name=name, server=server, tool=tool, arguments=dict(arguments))
 
     def record_of(self, call_id: str) -> CallRecord | None:
@@ -289,7 +295,11 @@ class Toolbox:
         async with self._leasing.setdefault(server, anyio.Lock()):
             if server not in self._leases:
                 lease = self._pool.lease(
-                    server, holder=self._source.holder, allow=self._filter(server), callbacks=self._callbacks(server)
+                    server,
+                    holder=self._source.holder,
+                    allow=self._filter(server),
+                    callbacks=self._callbacks(server),
+                    returns=self._source.returns,
                 )
                 self._leases[server] = await self._stack.enter_async_context(lease)
             return self._leases[server]
@@ -347,7 +357,7 @@ class Toolbox:
             tool = self._own.get(f"{OWN}__{record.tool}")
             return tool is not None and tool.asks and self._source.approvals is not Approval.NEVER
         level = level_of(self._config, self._source.approvals, record.server, record.tool)
-        known = self._tools.get(record.name)
+        known = self._tools.get(qualified_name(record.server, record.tool))
         return needs_approval(level, known.tool.annotations if known else None)
 
     # What servers ask back

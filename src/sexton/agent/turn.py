@@ -106,7 +106,12 @@ class Agent:
         approvals: Approvals,
         data_dir: Path,
         clock: Clock,
+        loads_at_once: bool = True,
     ) -> None:
+        """`loads_at_once` False: what talks to models is loaded only from `preload` on, when the gateway serves."""
+        self._may_load = anyio.Event()
+        if loads_at_once:
+            self._may_load.set()
         self._pool = pool
         self.config = config
         self.approvals = approvals
@@ -128,6 +133,7 @@ class Agent:
 
     async def preload(self) -> None:
         """Load what talks to models, which takes seconds of one core, unless nothing would use it."""
+        self._may_load.set()
         if self.config.chain:
             await self._loaded()
 
@@ -213,6 +219,7 @@ class Agent:
         )
 
     async def _loaded(self) -> ModelLoop:
+        await self._may_load.wait()
         async with self._loading:
             if self._loop is None:
                 module: Any = await anyio.to_thread.run_sync(importlib.import_module, "sexton.agent.loop")

@@ -118,4 +118,15 @@ retries = 2
 # [jobs.once]
 # at = "2026-12-24 18:00"            # or "start + 5s"
 # command = ["echo", "merry christmas"]
+
+# With a model, a job can be a prompt, and there is: sexton chat
+# [models.main]
+# provider = "openai"                # or "anthropic", "ollama", "openrouter"; base_url for others
+# model = "gpt-5-mini"
+# api_key = "${env:OPENAI_API_KEY}"
+
+# [jobs.brief]
+# cron = "0 7 * * mon-fri"
+# prompt = "What time is it in Tokyo, and who there would I wake up by calling now?"
+# servers = ["time"]
 """

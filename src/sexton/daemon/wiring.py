@@ -195,7 +195,7 @@ def agent_of(
         return agent.config.approval_timeout
 
     approvals = Approvals(DatabaseApprovals(database), clock=clock, journal=journal, timeout=timeout)
-    agent = Agent(pool, config=settings.agent, approvals=approvals, data_dir=data_dir, clock=clock)
+    agent = Agent(pool, config=settings.agent, approvals=approvals, data_dir=data_dir, clock=clock, loads_at_once=False)
     return agent
 
 
