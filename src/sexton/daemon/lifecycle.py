@@ -140,7 +140,6 @@ class _Lifecycle:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._keep_reloading, self._parts)
                 tasks.start_soon(self._parts.agent.preload)
-                tasks.start_soon(self._parts.chats.resume)
                 await self._stop.wait()
                 tasks.cancel_scope.cancel()
             await self._drain(self._parts)

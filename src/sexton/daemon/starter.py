@@ -115,6 +115,19 @@ catch_up = "latest"                  # what was missed while the machine was off
 retries = 2
 # paused = true
 
+# Who is told how a job ended: deliver = ["log", "telegram:me"] in its table.  See docs/deliveries.md.
+# [targets.log]
+# path = "jobs.log"
+# [targets.hook]
+# url = "https://example.org/sexton"
+# secret = "${env:HOOK_SECRET}"
+
+# Talk to the agent, and be told, on a chat platform: telegram, matrix, irc, email.  See docs/channels.md.
+# [channels.telegram]
+# token = "${env:TELEGRAM_TOKEN}"
+# names = { me = "123456789" }
+# allow = ["me"]
+
 # [jobs.once]
 # at = "2026-12-24 18:00"            # or "start + 5s"
 # command = ["echo", "merry christmas"]

@@ -170,6 +170,8 @@ async def running_parts(
                 pages=create_pages(gateway),
             )
         )
+        # First what the last gateway left, so that no message of now gets in before it.
+        await chats.resume()
         await stack.enter_async_context(running(channels.run))
         yield Parts(
             containment=containment,
