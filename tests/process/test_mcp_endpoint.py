@@ -101,6 +101,8 @@ def logged(said: list[dict[str, Any]]) -> Any:
 async def check_tools(client: Client, prefix: str) -> None:
     names = [tool.name for tool in (await client.list_tools()).tools]
     assert {f"{prefix}add", f"{prefix}count"} <= set(names)
+    [dotted] = [name for name in names if name.startswith((f"{prefix}a.b", f"{prefix}a_b"))]
+    assert text_of(await client.call_tool(dotted, {})) == "dotted"
     result = await client.call_tool(f"{prefix}add", {"a": 1, "b": 2})
     assert (text_of(result), result.structured_content) == ("3", {"result": 3})
     assert (await client.call_tool(f"{prefix}fail", {})).is_error
@@ -116,8 +118,11 @@ async def check_tools(client: Client, prefix: str) -> None:
 
 
 async def check_the_rest(client: Client, prefix: str) -> None:
-    [prompt] = (await client.list_prompts()).prompts
+    prompt, odd = (await client.list_prompts()).prompts
     assert prompt.name == f"{prefix}poem"
+    [message] = (await client.get_prompt(odd.name)).messages
+    assert isinstance(message.content, TextContent)
+    assert message.content.text == "odd"
     [message] = (await client.get_prompt(f"{prefix}poem", {"about": "rain"})).messages
     assert isinstance(message.content, TextContent)
     assert message.content.text == "a poem about rain"

@@ -50,6 +50,12 @@ async def near(region: Annotated[str, Field(json_schema_extra={"x-mcp-header": "
     return f"near {region}"
 
 
+@server.tool(name="a.b")
+async def dotted() -> str:
+    """A tool whose name no model provider takes."""
+    return "dotted"
+
+
 @server.tool()
 async def count(steps: int, ctx: Context) -> str:
     """Report progress."""
@@ -126,6 +132,12 @@ async def change(uri: str, ctx: Context) -> str:
 async def poem(about: str) -> str:
     """A poem."""
     return f"a poem about {about}"
+
+
+@server.prompt(name="a.name with blanks")
+async def oddly_named() -> str:
+    """A prompt whose name no model provider takes."""
+    return "odd"
 
 
 @server.resource("note://one")

@@ -19,7 +19,7 @@ from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND, Tool
 
 from sexton.errors import SextonError
 from sexton.gateway.mcp_endpoint.exchange import Exchange
-from sexton.gateway.mcp_endpoint.view import View
+from sexton.gateway.mcp_endpoint.view import View, is_changed
 from sexton.gateway.mcp_endpoint.wire import rpc_error
 from sexton.mcp_servers import Introduction, ServerPool, Sharing
 
@@ -77,9 +77,9 @@ class Offers:
 
     async def find_tool(self, view: View, name: str) -> tuple[str, str]:
         """Return the server and its own name of a tool.  Raises MCPError if the view has none of that name."""
-        found = view.split(name)
-        if found is None and "_" in name:  # it may be shortened
-            found = await self._search_shown(view, name)
+        # A name that had to be changed ends in a hash, and looks like one that had not.
+        found = self._shown_tool(view, name) if is_changed(name) else None
+        found = found or view.split(name)
         if found is None or not view.admits(*found):
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {name}")
         return found
@@ -89,7 +89,7 @@ class Offers:
         known = self._pool.known_tools(server)
         return next((each.input_schema for each in known or () if each.name == tool), None)
 
-    async def _search_shown(self, view: View, name: str) -> tuple[str, str] | None:
+    def _shown_tool(self, view: View, name: str) -> tuple[str, str] | None:
         for server in view.servers:
             for tool in self._pool.known_tools(server) or ():
                 if view.shown(server, tool.name) == name:
@@ -134,13 +134,14 @@ class Offers:
     async def find_prompt(self, exchange: Exchange, name: str) -> tuple[str, str]:
         """Return the server and its own name of a prompt.  Raises MCPError."""
         view = exchange.view
-        if (found := view.split(name)) is not None:
-            return found
-        for server in view.servers:
-            for prompt in self._lists.get((server, "prompts/list"), ()):
-                if view.shown(server, prompt["name"]) == name:
-                    return server, prompt["name"]
-        raise MCPError(INVALID_PARAMS, f"Unknown prompt: {name}")
+        found = self._shown_prompt(view, name)
+        if found is None and is_changed(name):
+            await self.prompts(exchange)
+            found = self._shown_prompt(view, name)
+        found = found or view.split(name)
+        if found is None:
+            raise MCPError(INVALID_PARAMS, f"Unknown prompt: {name}")
+        return found
 
     async def find_resource(self, exchange: Exchange, uri: str) -> Sequence[str]:
         """Return the servers that may have a resource: the one that lists it, or whose template it fits, else all."""
@@ -152,6 +153,13 @@ class Offers:
             await self.templates(exchange)
             owner = self._owner(exchange.view, uri)
         return (owner,) if owner is not None else await self._with(exchange.view, "resources")
+
+    def _shown_prompt(self, view: View, name: str) -> tuple[str, str] | None:
+        for server in view.servers:
+            for prompt in self._lists.get((server, "prompts/list"), ()):
+                if view.shown(server, prompt["name"]) == name:
+                    return server, prompt["name"]
+        return None
 
     def _owner(self, view: View, uri: str) -> str | None:
         for server in view.servers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, final
@@ -9,6 +10,12 @@ from typing import Final, final
 from sexton.mcp_servers import ToolFilter, qualified_name
 
 SEPARATOR: Final = "__"
+_HASH: Final = re.compile(r"_[0-9a-f]{8}")
+
+
+def is_changed(name: str) -> bool:
+    """Say whether a name may be one that had to be changed: `qualified_name` puts a hash at the end of those."""
+    return _HASH.fullmatch(name[-9:]) is not None
 
 
 @final
@@ -36,8 +43,8 @@ class View:
     def split(self, name: str) -> tuple[str, str] | None:
         """Return the server and its own name of what the client calls `name`.
 
-        None when the name does not say it: it is of no server here, or it had
-        to be shortened.
+        None when the name does not say it: it is of no server here.  Of a name
+        that had to be changed this says what it looks like, not what it was.
         """
         if self.single:
             return self.single, name
