@@ -226,6 +226,9 @@ function actionOf(form) {
       const cwd = fields.cwd.value.trim();
       return { kind: "command", argv, ...(cwd ? { cwd } : {}), env: json(fields.env, fields.env.value || "{}") };
     }
+    case "prompt":
+      if (!fields.prompt.value.trim()) throw new BadField(fields.prompt, "Say what it is to do.");
+      return { ...JSON.parse(fields.prompt_more.value), kind: "prompt", prompt: fields.prompt.value, servers: fields.prompt_servers.value.split("\n").map((one) => one.trim()).filter(Boolean) };
     default:
       return json(fields.action, fields.action.value);
   }
