@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import os
 import shlex
 import statistics
 import subprocess
@@ -60,6 +61,7 @@ class Door:
 
     name: str
     port: int
+    pid: int = 0
     path: str = "/mcp"
     headers: dict[str, str] = field(default_factory=dict)
     speaks_mcp: bool = True
@@ -74,11 +76,16 @@ class Door:
 
 @dataclass(slots=True)
 class Times:
-    """What was measured of one door by one client: seconds of each call alone, and calls per second at 32 at a time."""
+    """What was measured of one door by one client.
+
+    Seconds of each call alone, and of each at 32 at a time; then, for each round, calls per second, and seconds of
+    the door's own cpu time for a call (its server's not counted).
+    """
 
     alone: list[float] = field(default_factory=list)
     together: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
 
 
 # --- clients ---------------------------------------------------------------------------------------
@@ -139,9 +146,10 @@ async def measure(door: Door, client: str, calls: int, times: Times) -> None:
     async with CLIENTS[client](door, AT_ONCE) as callers:
         await asyncio.gather(*(caller() for caller in callers))
         if callers:
-            began = time.perf_counter()
+            began, cost = time.perf_counter(), cpu_seconds(door.pid)
             times.together.extend(await share(callers, calls))
             times.rates.append(calls / (time.perf_counter() - began))
+            times.costs.append((cpu_seconds(door.pid) - cost) / calls)
 
 
 async def share(callers: Sequence[Call], calls: int) -> list[float]:
@@ -152,6 +160,12 @@ async def share(callers: Sequence[Call], calls: int) -> list[float]:
         return [await timed(caller) for _ in left]
 
     return [seconds for each in await asyncio.gather(*map(work, callers)) for seconds in each]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Seconds of cpu time that a process has used; see proc_pid_stat(5)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def timed(caller: Call) -> float:
@@ -176,7 +190,8 @@ def sexton_doors(leaf: Leaf, folder: Path) -> Iterator[list[Door]]:
         address = gateway.address()
         url = httpx2.URL(address["base_url"])
         assert url.port is not None
-        door = Door(name=SEXTON, port=url.port, path="/mcp/echo", headers=address["headers"])
+        assert gateway.process is not None
+        door = Door(name=SEXTON, port=url.port, pid=gateway.process.pid, path="/mcp/echo", headers=address["headers"])
         yield [door, dataclasses.replace(door, name=f"{SEXTON}, 2026-07-28", is_modern=True)]
     finally:
         gateway.stop()
@@ -218,7 +233,7 @@ def peer_door(leaf: Leaf, folder: Path, door: Door, command: list[str]) -> Itera
     try:
         if not wait_until(lambda: _listens(door.port), START_SECONDS, every=0.1):
             raise TimeoutError(f"{door.name} does not answer: {output.read_text(errors='replace')[-2000:]}")
-        yield door
+        yield dataclasses.replace(door, pid=process.pid)
     finally:
         process.kill()  # some do not end while clients are connected; what it started ends with the leaf
         process.wait()
@@ -306,6 +321,7 @@ def rows_of(client: str, measured: dict[tuple[str, str], Times]) -> list[list[st
             f"{statistics.median(times.rates) / statistics.median(ours.rates):.2f}",
             f"{quantile(times.together, 0.5) * 1000:.1f}",
             f"{quantile(times.together, 0.99) * 1000:.1f}",
+            f"{statistics.median(times.costs) * 1000:.2f}",
         ]
         for name, times in here.items()
     ]
@@ -324,7 +340,17 @@ def verdict(client: str, measured: dict[tuple[str, str], Times]) -> str:
     )
 
 
-HEADERS = ("door", "p50, ms", "to ours", "p99, ms", f"calls/s at {AT_ONCE}", "to ours", "p50, ms", "p99, ms")
+HEADERS = (
+    "door",
+    "p50, ms",
+    "to ours",
+    "p99, ms",
+    f"calls/s at {AT_ONCE}",
+    "to ours",
+    "p50, ms",
+    "p99, ms",
+    "door cpu, ms a call",
+)
 
 
 async def run(opened: Sequence[Door], calls: int, rounds: int) -> dict[tuple[str, str], Times]:

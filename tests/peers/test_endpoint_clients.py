@@ -37,7 +37,10 @@ def foreign_clients() -> Path:
 
 @pytest.fixture(scope="module")
 def gateway(real_servers: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    """One gateway for all of them, with one server from PyPI and one from npm; nothing of it is left at the end."""
+    """One gateway for all of them, with one server from PyPI and one from npm.
+
+    At the end no client that was killed in a call holds a server any more, and nothing of the gateway is left.
+    """
     servers = {
         "time": [str(real_servers / "python/bin/mcp-server-time")],
         "everything": [str(real_servers / "node/node_modules/.bin/mcp-server-everything")],
@@ -47,6 +50,7 @@ def gateway(real_servers: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     try:
         made.up()
         yield made
+        wait_for(lambda: not holders(made), within=15, what="the calls of killed clients have ended")
         made.stop()
     finally:
         made.close()
@@ -133,7 +137,6 @@ def test_a_client_lists_calls_hears_cancels_and_is_killed(
         assert running.step() == {"cancelled": True}
         assert "running" in running.step()
         assert holders(gateway)
-    wait_for(lambda: not holders(gateway), within=15, what="its last call ended with it")
 
 
 def test_there_is_a_snippet_for_each_style() -> None:
