@@ -552,8 +552,9 @@ class EventLog(EventStore):
 def serve_http() -> None:
     app = create_server().streamable_http_app(event_store=EventLog(), retry_interval=100)
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        # h11 is what the SDK brings; httptools, which we have besides, leaves blanks at the end of header values.
         print(f"http://127.0.0.1:{listener.getsockname()[1]}/mcp", flush=True)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+        uvicorn.Server(uvicorn.Config(app, http="h11", log_level="warning")).run(sockets=[listener])
 
 
 async def serve_stdio(*, legacy: bool) -> None:

@@ -230,6 +230,17 @@ async def test_a_head_that_never_ends_is_given_up(
                         pass
 
 
+async def test_blanks_around_a_header_are_no_part_of_it(bench: GatewayBench, tmp_path: Path) -> None:
+    token = load_token(tmp_path).encode()
+    async with serve_http(bench.gateway, data_dir=tmp_path) as url:
+        port = int(url.rpartition(":")[2])
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            head = b"GET /api/v1/status HTTP/1.1\r\nHost: \t 127.0.0.1 \t\r\nAuthorization:Bearer " + token
+            await stream.send(head + b" \t\r\nConnection: close\r\n\r\n")
+            with anyio.fail_after(20):
+                assert (await stream.receive()).startswith(b"HTTP/1.1 200")
+
+
 async def test_a_head_of_any_size_is_not_read(bench: GatewayBench, tmp_path: Path) -> None:
     async with serve_http(bench.gateway, data_dir=tmp_path) as url:
         port = int(url.rpartition(":")[2])

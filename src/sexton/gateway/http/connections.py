@@ -47,6 +47,10 @@ class PatientProtocol(HttpToolsProtocol):
         self._awaits_head = True
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Blanks around a value are no part of it (RFC 9110, 5.5); httptools leaves those at its end.
+        super().on_header(name, value.strip(b" \t"))
+
     def on_headers_complete(self) -> None:
         self._awaits_head = False
         self._head_bytes = 0
