@@ -296,6 +296,7 @@ async def _running_chats(pool: FakePool, scheduling: Bench, folder: Path) -> Asy
     chats = Chats(database, agent, clock=clock, journal=journal)
     async with anyio.create_task_group() as tasks:
         await tasks.start(chats.run)
+        chats.begin()
         yield chats
         tasks.cancel_scope.cancel()
 

@@ -99,6 +99,7 @@ async def chat_bench(
     own_tools: OwnToolsOf | None = None,
     clock: Any = None,
     seconds: float = 100.0,
+    begun: bool = True,
 ) -> AsyncIterator[ChatBench]:
     clock = clock or SystemClock()
     journal = Journal.open(None)
@@ -118,6 +119,8 @@ async def chat_bench(
             async with anyio.create_task_group() as chatting:
                 await chatting.start(chats.run)
                 await chats.resume()
+                if begun:
+                    chats.begin()
                 yield ChatBench(chats, agent, pool, journal, database)
                 chatting.cancel_scope.cancel()
             tasks.cancel_scope.cancel()

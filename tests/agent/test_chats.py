@@ -271,6 +271,27 @@ async def test_what_was_under_way_and_what_waited_goes_on_after_a_restart(tmp_pa
         assert texts == ["first", "said after all", "second", "and this"]
 
 
+async def test_a_message_of_now_comes_after_what_was_left_and_nothing_runs_twice(
+    tmp_path: Path, model: ScriptedModel
+) -> None:
+    """Between the recall of what was left and the first turn, a way in is open already."""
+    model.will(say("never ", "said", hold=1))
+    async with chat_bench(tmp_path, agent_config(model)) as bench:
+        conversation, first = await held(bench, model)
+    model.will(say("said after all"), say("and this"))
+    model.let_go()
+    async with chat_bench(tmp_path, agent_config(model), begun=False) as bench:
+        later = await bench.chats.send(conversation, UserMessage("second"))
+        asked_before = len(model.requests)
+        bench.chats.begin()
+        with anyio.fail_after(30):
+            assert (await bench.chats.wait_turn(first.id)).text == "said after all"
+            assert (await later.wait()).text == "and this"
+        texts = [message.text for message in (await bench.chats.show(conversation)).messages]
+        assert texts == ["first", "said after all", "second", "and this"]
+        assert (asked_before, len(model.requests)) == (1, 3)
+
+
 async def test_an_approval_outlives_a_restart_and_the_call_is_made_once(tmp_path: Path, model: ScriptedModel) -> None:
     model.will(call("raw__echo", text="hi"))
     config = agent_config(model, approvals=Approval.ALWAYS)

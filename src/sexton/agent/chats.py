@@ -117,7 +117,7 @@ class _Lane:
 
 @final
 class Chats:
-    """All conversations of one gateway.  `run` owns every turn and must be running."""
+    """All conversations of one gateway.  `run` owns every turn and must be running; `begin` lets them start."""
 
     def __init__(
         self,
@@ -136,6 +136,7 @@ class Chats:
         self._lanes: dict[str, _Lane] = {}
         self._over: dict[str, anyio.Event] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._begun = False
         self._closing = False
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -159,11 +160,18 @@ class Chats:
                 await self._agent.aclose()
 
     async def resume(self) -> None:
-        """Go on with what the last gateway left: messages that wait, and turns that were cut off."""
+        """Queue what the last gateway left: messages that wait, and turns that were cut off.
+
+        To be awaited once, before any way in is open, so that nothing of now gets in before it, or twice.
+        """
         for row in await self._store.unfinished_turns():
-            lane = self._lane(row.conversation)
-            if row.id not in lane.waiting and (lane.running is None or lane.running.row.id != row.id):
-                self._enqueue(row.conversation, row.id)
+            self._enqueue(row.conversation, row.id)
+
+    def begin(self) -> None:
+        """Work on what waits, and from now on on each message as it comes.  Until then they are only kept."""
+        self._begun = True
+        for conversation_id, lane in self._lanes.items():
+            self._start(conversation_id, lane)
 
     async def drain(self, seconds: float) -> None:
         """Take no more messages, and give the turns under way that long to end."""
@@ -315,7 +323,10 @@ class Chats:
     def _enqueue(self, conversation_id: str, turn_id: str, *, first: bool = False) -> None:
         lane = self._lane(conversation_id)
         (lane.waiting.appendleft if first else lane.waiting.append)(turn_id)
-        if not lane.works and self._tasks is not None:
+        self._start(conversation_id, lane)
+
+    def _start(self, conversation_id: str, lane: _Lane) -> None:
+        if lane.waiting and not lane.works and self._begun and self._tasks is not None:
             lane.works = True
             self._tasks.start_soon(self._work, conversation_id, lane)
 

@@ -122,6 +122,7 @@ async def running_parts(
         )
         chats = Chats(database, agent, clock=clock, journal=journal, own_tools=own_tools)
         await stack.enter_async_context(running(chats.run))
+        await chats.resume()
         await stack.enter_async_context(running(scheduler.run))
         channels = await _channels(settings, database, chats, deliveries, clock=clock, journal=journal)
         logins = Logins(clock)
@@ -170,8 +171,7 @@ async def running_parts(
                 pages=create_pages(gateway),
             )
         )
-        # First what the last gateway left, so that no message of now gets in before it.
-        await chats.resume()
+        chats.begin()  # not before all serves: a start that fails has begun no turn
         await stack.enter_async_context(running(channels.run))
         yield Parts(
             containment=containment,
