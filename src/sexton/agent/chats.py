@@ -303,6 +303,10 @@ class Chats:
         """What is configured of models and limits, now."""
         return self._agent.config
 
+    def require_model(self) -> None:
+        """Raises NoModel, which says what to put where, if nothing could answer."""
+        self._agent.require_model()
+
     # Inside: one lane per conversation
 
     def _lane(self, conversation_id: str) -> _Lane:

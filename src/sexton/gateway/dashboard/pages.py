@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from sexton.errors import SextonError
-from sexton.gateway.dashboard import jobs, overview, processes, records, runs, servers
+from sexton.gateway.dashboard import chat, jobs, overview, processes, records, runs, servers
 from sexton.gateway.dashboard.assets import answer_asset
 from sexton.gateway.dashboard.rendering import Renderer
 from sexton.gateway.dashboard.viewer import Viewer, viewer_of
@@ -45,6 +45,8 @@ PAGES = (
     Page(path="/jobs/{job}/edit", template="job_form.html", load=jobs.load_edit, section="jobs"),
     Page(path="/servers", template="servers.html", load=servers.load, section="servers"),
     Page(path="/servers/{server}", template="server.html", load=servers.load_one, section="servers"),
+    Page(path="/chat", template="chat.html", load=chat.load, section="chat"),
+    Page(path="/chat/{conversation}", template="chat.html", load=chat.load_one, section="chat"),
     Page(path="/journal", template="journal.html", load=records.load_journal, section="journal"),
     Page(path="/doctor", template="doctor.html", load=records.load_doctor, section="doctor"),
 )
@@ -53,7 +55,13 @@ PAGES = (
 def create_pages(gateway: Gateway) -> Sequence[BaseRoute]:
     """The routes of the dashboard, for callers who have passed the gate; what is below `/static/` is for everybody."""
     renderer = Renderer(gateway.redactor)
+
+    async def answer_picture(request: Request) -> Response:
+        return await chat.answer_picture(gateway, request)
+
+    pictures = "/chat/{conversation}/pictures/{number:int}/{place:int}"
     return [
+        Route(pictures, answer_picture, methods=["GET"], include_in_schema=False),
         *(_route(gateway, page, renderer) for page in PAGES),
         Route("/static/{name:path}", answer_asset, methods=["GET"], include_in_schema=False),
         Route("/favicon.ico", _answer_icon, methods=["GET"], include_in_schema=False),

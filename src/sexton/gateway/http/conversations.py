@@ -61,7 +61,7 @@ class ConversationRequest(RequestBody):
     """A conversation: `key` names it (the same key is the same conversation), the rest is what it may do."""
 
     key: str | None = Field(default=None, min_length=1, max_length=200)
-    way: Literal["api", "terminal"] = "api"
+    way: Literal["api", "terminal", "web"] = "api"
     models: list[str] | None = None
     servers: list[str] | None = None
     tools: ToolLists = Field(default_factory=ToolLists)
