@@ -258,6 +258,8 @@ def _explanation(model: type[BaseModel], path: KeyPath, error: ErrorDetails) -> 
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         return _unknown_key(_table_at(model, path), str(path[-1]))
+    if kind == "missing":
+        return "is missing"
     if kind == "value_error":
         return str(context["error"])
     if kind == "literal_error":

@@ -33,8 +33,8 @@ class HttpTable(StrictTable):
 class TlsTable(StrictTable):
     """`[tls]`"""
 
-    certificate: Text
-    key: Text
+    certificate: Text = ""
+    key: Text = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,11 +86,11 @@ def _address(findings: Findings, listen: str) -> tuple[str, int]:
 def _pair(findings: Findings, tls: Any) -> tuple[Path | None, Path | None]:
     if tls is None:
         return None, None
+    table, wrong = read_table(TlsTable, tls if isinstance(tls, dict) else {})
+    findings.note(("tls",), wrong)
     if not isinstance(tls, dict) or not {"certificate", "key"} <= tls.keys():
         findings.problem(("tls",), "needs both certificate and key, each the path of a PEM file")
         return None, None
-    table, wrong = read_table(TlsTable, tls)
-    findings.note(("tls",), wrong)
     if wrong:
         return None, None
     certificate, key = (findings.folder / expand_home(text) for text in (table.certificate, table.key))

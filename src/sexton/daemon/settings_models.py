@@ -37,10 +37,11 @@ class PriceTable(StrictTable):
 
 
 class ModelTable(StrictTable):
-    """`[models.NAME]`"""
+    """`[models.NAME]`; a file has to give the first two, which is checked before the shape is."""
 
-    provider: Literal["openai", "anthropic", "ollama", "openrouter"]
-    model: Text
+    # Defaults all the same: a table with a mistake is read on without its wrong keys.
+    provider: Literal["openai", "anthropic", "ollama", "openrouter"] = "openai"
+    model: Text = "-"
     base_url: Text | None = None
     api_key: Text | None = None
     price: PriceTable | None = None
@@ -118,7 +119,7 @@ def _models(findings: Findings, tables: Mapping[str, Any]) -> Iterator[ModelConf
             findings.problem(at, f"has no {key}; add {_EXAMPLES[key]}")
         if missing:
             continue
-        table, wrong = read_table(ModelTable, {"provider": "openai", "model": "-", **raw})
+        table, wrong = read_table(ModelTable, raw)
         findings.note(at, wrong)
         if not wrong:
             yield _model(findings, at, name, table)
