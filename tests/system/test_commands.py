@@ -204,6 +204,21 @@ def test_a_call_without_a_gateway_starts_and_ends_the_server(machine: Machine) -
     assert machine.is_empty()
 
 
+def test_servers_are_listed_and_checked_without_a_gateway(machine: Machine) -> None:
+    listed = machine.sexton("servers")
+    assert listed.status == 0
+    assert listed.out.splitlines()[-1] == "No gateway is running.  Start one: sexton up"
+    assert {entry["state"] for entry in json.loads(machine.sexton("servers", "--json").out)} == {"stopped"}
+    assert machine.sexton("servers", "check", "raw").out.startswith("raw works: ")
+    assert "echo" in machine.sexton("servers", "tools", "raw").out
+    broken = machine.sexton("servers", "check", "broken")
+    assert (broken.status, broken.out) == (1, "")
+    assert "TOKEN is not set" in broken.err
+    assert "try again" not in broken.err
+    assert machine.sexton("servers", "check", "rwa").status == 2
+    assert machine.is_empty()
+
+
 def test_ctrl_c_ends_a_call_without_a_gateway_and_its_server(machine: Machine) -> None:
     call = subprocess.Popen(
         machine.command("call", "raw", "sleep", "seconds=600"), env=machine.environ, cwd=machine.folder,

@@ -71,7 +71,7 @@ def gateway(tmp_path: Path) -> Iterator[Served]:
 # Without a gateway
 
 
-@pytest.mark.parametrize("command", ["jobs", "servers", "runs", "jobs list", "servers restart x", "runs show 1"])
+@pytest.mark.parametrize("command", ["jobs", "runs", "jobs list", "servers restart x", "runs show 1"])
 def test_without_a_gateway_it_says_so_and_how_to_start_one(sexton: Sexton, command: str, tmp_path: Path) -> None:
     answer = sexton(*command.split())
     assert (answer.status, answer.out) == (1, "")
@@ -138,7 +138,7 @@ def test_listing_servers(sexton: Sexton, gateway: Served) -> None:
         "notes: server 'notes' ended with status 1. (+1 line)\n"
     )
     keys = {"name", "state", "sharing", "holders", "pids", "memory", "age", "calls", "breaker", "last_error"}
-    for listing in (sexton("servers", "--json"), sexton("servers", "list", "--json")):
+    for listing in (sexton("servers", "--json"), sexton("servers", "list", "--json"), sexton("--json", "servers")):
         found = listing.json()
         assert isinstance(found, list)
         assert keys <= set(found[0])

@@ -700,7 +700,7 @@ async def test_a_check_reports_what_works_and_what_does_not(tmp_path: Path) -> N
         await running.pool.restart("files")
         running.servers.failure = FAILURE
         report = await running.pool.check("files")
-        assert (report.ok, report.hint) == (False, "run: sexton servers check files")
+        assert (report.ok, report.hint, report.cause) == (False, FAILURE.hint, FAILURE)
         assert report.error is not None
         assert report.error.startswith(FAILURE.what)
         running.servers.failure = None

@@ -240,7 +240,7 @@ def _ask_person(gateway: GatewayClient, event: Mapping[str, Any]) -> None:
 @app.command("list")
 def list_conversations(
     context: typer.Context,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=500, help="How many.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=500, help="How many.")] = 20,
     config: ConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,

@@ -24,10 +24,11 @@ TargetOption = Annotated[
     str | None, typer.Option("--target", "-t", metavar="TARGET", help="Only those for this NAME or NAME:RECIPIENT.")
 ]
 StateOption = Annotated[
-    str | None, typer.Option("--state", "-s", help="Only those in this state: waiting, sent, failed, cancelled.")
+    str | None,
+    typer.Option("--state", "-s", metavar="STATE", help="Only those in this state: waiting, sent, failed, cancelled."),
 ]
 JobOption = Annotated[str | None, typer.Option("--job", "-j", metavar="NAME", help="Only those of this job.")]
-LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many at most.")]
+LimitOption = Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=1000, help="How many at most.")]
 
 
 @app.callback(invoke_without_command=True)

@@ -173,7 +173,7 @@ def _policies(job: JobDocument) -> str:
 def next_times(
     context: typer.Context,
     name: NameArgument,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, max=1000, help="How many times.")] = 5,
+    count: Annotated[int, typer.Option("--count", "-n", metavar="N", min=1, max=1000, help="How many times.")] = 5,
     config: ConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -230,7 +230,9 @@ def add(
     catch_up: Annotated[
         Literal["none", "latest", "all"] | None, typer.Option(help="Times that passed while no gateway ran.")
     ] = None,
-    retries: Annotated[int | None, typer.Option(min=0, help="How often a failed run is tried again.")] = None,
+    retries: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="How often a failed run is tried again.")
+    ] = None,
     deliver: Annotated[
         list[str] | None, typer.Option(metavar="TARGET", help="Tell how its runs ended; may be given several times.")
     ] = None,

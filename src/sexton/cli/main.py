@@ -29,7 +29,7 @@ from sexton.cli import (
     tokens,
     up,
 )
-from sexton.cli.options import ConfigOption, DataOption, data_dir_of, remember
+from sexton.cli.options import ConfigOption, DataOption, JsonOption, data_dir_of, remember
 from sexton.cli.output import tell_error
 from sexton.errors import SextonError, UsageError
 
@@ -69,12 +69,13 @@ def root(
     context: typer.Context,
     config: ConfigOption = None,
     data: DataOption = None,
+    as_json: JsonOption = False,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Scheduled jobs and chats on MCP servers, in which no process outlives its use."""
-    remember(context, config=config, data=data)
+    remember(context, config=config, data=data, as_json=as_json)
 
 
 def main() -> None:

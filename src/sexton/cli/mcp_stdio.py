@@ -30,10 +30,10 @@ def mcp(
     config: ConfigOption = None,
     data: DataOption = None,
 ) -> None:
-    """Be an MCP server on standard input and output that offers all servers of the running gateway.
+    """Offer the gateway's servers to one MCP client.
 
-    For clients that start their servers as programs.  Ten of them share one set of servers.  Ends when its input ends,
-    or with SIGTERM; status 1 if no gateway runs.
+    It is an MCP server on standard input and output, for clients that start their servers as programs.  Ten of them
+    share one set of servers.  Ends when its input ends, or with SIGTERM; status 1 if no gateway runs.
     """
     if server is not None and profile is not None:
         raise UsageError("--server and --profile cannot both be given.", hint="leave one of them out")

@@ -23,8 +23,10 @@ IdArgument = Annotated[
     str, typer.Argument(metavar="ID", help="The run's id, or the end of it as the listing shows it.")
 ]
 JobOption = Annotated[str | None, typer.Option("--job", "-j", metavar="NAME", help="Only the runs of this job.")]
-StateOption = Annotated[str | None, typer.Option("--state", "-s", help="Only runs in this state: ran, failed, …")]
-LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="How many at most.")]
+StateOption = Annotated[
+    str | None, typer.Option("--state", "-s", metavar="STATE", help="Only runs in this state: ran, failed, …")
+]
+LimitOption = Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=1000, help="How many at most.")]
 
 
 @app.callback(invoke_without_command=True)

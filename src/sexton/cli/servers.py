@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
-from sexton.cli.connection import connect
+from sexton.cli.connection import connect, connect_if_running
 from sexton.cli.gateway_client import segment
 from sexton.cli.options import ConfigOption, DataOption, JsonOption, places_of, remember, wants_json
 from sexton.cli.output import print_json, print_table, printable, say, styled_state
+from sexton.cli.places import Places
 from sexton.errors import SextonError
 from sexton.gateway.documents import CheckDocument, ServerDocument, ToolDocument
 from sexton.gateway.figures import age, counted, duration, first_line, size
 from sexton.gateway.holders import RunNames
+
+_Found = TypeVar("_Found")
 
 app = typer.Typer(help="Show and check MCP servers.")
 
@@ -37,16 +41,22 @@ def servers(
 def list_servers(
     context: typer.Context, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
 ) -> None:
-    """List the servers (the default)."""
-    gateway = connect(context, config, data)
-    found: Sequence[ServerDocument] = gateway.get("servers")
+    """List the servers (the default).
+
+    Without a running gateway: those of the configuration.
+    """
+    places = places_of(context, config, data)
+    gateway = connect_if_running(context, places.data_dir())
+    found: Sequence[ServerDocument] = gateway.get("servers") if gateway else _list_alone(places)
     if wants_json(context, as_json):
         print_json(found)
     elif not found:
         say("No servers are configured.  Add one to sexton.toml, or: sexton servers import FILE")
     else:
-        names = RunNames(gateway.get("jobs")) if any(server["holders"] for server in found) else RunNames()
-        _print_servers(found, names)
+        is_held = gateway is not None and any(server["holders"] for server in found)
+        _print_servers(found, RunNames(gateway.get("jobs")) if gateway and is_held else RunNames())
+        if gateway is None:
+            say("No gateway is running.  Start one: sexton up")
 
 
 def _print_servers(found: Sequence[ServerDocument], names: RunNames) -> None:
@@ -81,9 +91,14 @@ def tools(
     """Show the tools of one server.
 
     From the catalogue: the server is started only if its tools are not known yet.
+    Without a running gateway it is ended after it.
     """
-    gateway = connect(context, config, data)
-    found: Sequence[ToolDocument] = gateway.get(f"servers/{segment(name)}/tools", timeout=None)
+    places = places_of(context, config, data)
+    found: Sequence[ToolDocument]
+    if gateway := connect_if_running(context, places.data_dir()):
+        found = gateway.get(f"servers/{segment(name)}/tools", timeout=None)
+    else:
+        found = _list_tools_alone(places, name)
     if wants_json(context, as_json):
         print_json(found)
     else:
@@ -112,10 +127,14 @@ def check(
 ) -> None:
     """Use one server for a moment and say what came of it.
 
-    Exit status 1 if it does not work.
+    Exit status 1 if it does not work.  Without a running gateway it is started for this and ended after it.
     """
-    gateway = connect(context, config, data)
-    found: CheckDocument = gateway.post(f"servers/{segment(name)}/check", timeout=None)
+    places = places_of(context, config, data)
+    found: CheckDocument
+    if gateway := connect_if_running(context, places.data_dir()):
+        found = gateway.post(f"servers/{segment(name)}/check", timeout=None)
+    else:
+        found = _check_alone(places, name)
     if wants_json(context, as_json):
         print_json(found)
     elif found["ok"]:
@@ -171,7 +190,9 @@ def stop(
 def log(
     context: typer.Context,
     name: NameArgument,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=10_000, help="How many of the last ones.")] = 200,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", metavar="N", min=1, max=10_000, help="How many of the last ones.")
+    ] = 200,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with those that come, until Ctrl-C.")] = False,
     config: ConfigOption = None,
     data: DataOption = None,
@@ -210,3 +231,37 @@ def import_file(
         print_json(asdict(report) | {"source": str(report.source), "target": str(report.target)})
     else:
         say(report.text())
+
+
+# Without a gateway
+
+
+def _list_alone(places: Places) -> Sequence[ServerDocument]:
+    where = _settings_and_data(places)
+    from sexton.daemon import list_servers_once
+
+    return _run_alone(partial(list_servers_once, *where))
+
+
+def _list_tools_alone(places: Places, name: str) -> Sequence[ToolDocument]:
+    where = _settings_and_data(places)
+    from sexton.daemon import list_tools_once
+
+    return _run_alone(partial(list_tools_once, *where, server=name))
+
+
+def _check_alone(places: Places, name: str) -> CheckDocument:
+    where = _settings_and_data(places)
+    from sexton.daemon import check_once
+
+    return _run_alone(partial(check_once, *where, server=name))
+
+
+def _settings_and_data(places: Places) -> tuple[Path, Path]:
+    return places.find_config(), places.data_dir()
+
+
+def _run_alone(work: Callable[[], Awaitable[_Found]]) -> _Found:
+    import anyio
+
+    return anyio.run(work)

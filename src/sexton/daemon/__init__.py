@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sexton.daemon.service import ServiceUnit, install_service, service_unit
     from sexton.daemon.settings import Settings, load_settings
     from sexton.daemon.settings_problems import Problem, SettingsError
-    from sexton.daemon.single_call import call_once
+    from sexton.daemon.single_call import call_once, check_once, list_servers_once, list_tools_once
     from sexton.daemon.starter import Launchers, starter_text, write_starter
 
 _HOMES = {
@@ -34,11 +34,14 @@ _HOMES = {
     "SettingsError": "settings_problems",
     "Variable": "server_import",
     "call_once": "single_call",
+    "check_once": "single_call",
     "claimed_data_folder": "data_folder",
     "format_duration": "quantities",
     "holder_of": "data_folder",
     "import_servers": "server_import",
     "install_service": "service",
+    "list_servers_once": "single_call",
+    "list_tools_once": "single_call",
     "load_settings": "settings",
     "parse_duration": "quantities",
     "parse_size": "quantities",
@@ -58,11 +61,14 @@ __all__ = [
     "SettingsError",
     "Variable",
     "call_once",
+    "check_once",
     "claimed_data_folder",
     "format_duration",
     "holder_of",
     "import_servers",
     "install_service",
+    "list_servers_once",
+    "list_tools_once",
     "load_settings",
     "parse_duration",
     "parse_size",

@@ -174,6 +174,8 @@ def _settings(path: Path, raw: dict[str, Any], findings: Findings, started_at: d
     )
     http = read_http(findings, root.listen, raw.get("http"), raw.get("tls"))
     _warn_if_others_can_read(findings, path, raw)
+    if not tables and not raw.get("jobs"):
+        findings.warning((), "has neither servers nor jobs; add [servers.NAME], or: sexton servers import FILE")
     limits = {f"server:{name}": server.concurrency for name, server in servers.items() if server.concurrency}
     return Settings(
         path=path,

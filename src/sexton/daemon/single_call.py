@@ -1,9 +1,10 @@
-"""One tool call without a gateway: the server is started for it, and proven gone after it."""
+"""What a command does with the servers where no gateway runs: each is started for it, and proven gone after it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from sexton.containment import Containment
 from sexton.daemon.data_folder import cannot_write
 from sexton.daemon.settings import load_settings
 from sexton.errors import SextonError
-from sexton.gateway.documents import CallDocument
-from sexton.gateway.http import call_document, require_tool
+from sexton.gateway.documents import CallDocument, CheckDocument, ServerDocument, ToolDocument
+from sexton.gateway.http import call_document, check_document, require_tool, server_document, tool_document
 from sexton.journal import Journal
 from sexton.mcp_servers import ServerPool, ServerUnavailable
 
@@ -42,6 +43,29 @@ async def call_once(
             return call_document(server, tool, result, seconds=clock.monotonic() - began)
 
 
+async def list_servers_once(settings_path: Path, data_dir: Path) -> list[ServerDocument]:
+    """Every configured server, by name; none is started."""
+    async with short_lived_pool(settings_path, data_dir) as pool:
+        return [server_document(status) for status in pool.status()]
+
+
+async def list_tools_once(settings_path: Path, data_dir: Path, *, server: str) -> list[ToolDocument]:
+    """The tools of a server, which is started only if they are not known yet.  Raises `SextonError`."""
+    with _one_cause():
+        async with short_lived_pool(settings_path, data_dir) as pool:
+            return [tool_document(tool) for tool in await pool.tools(server)]
+
+
+async def check_once(settings_path: Path, data_dir: Path, *, server: str) -> CheckDocument:
+    """What came of starting a server and asking for its tools.  Raises `UsageError` for a name that does not exist."""
+    with _one_cause():
+        async with short_lived_pool(settings_path, data_dir) as pool:
+            report = await pool.check(server)
+            if report.cause is not None:
+                report = replace(report, error=report.cause.what)  # here nobody tries again
+            return check_document(report)
+
+
 @asynccontextmanager
 async def short_lived_pool(settings_path: Path, data_dir: Path) -> AsyncIterator[ServerPool]:
     """The configured servers for a moment, beside a gateway or without one; all are proven gone when this is left.
@@ -52,7 +76,9 @@ async def short_lived_pool(settings_path: Path, data_dir: Path) -> AsyncIterator
     _make_private(data_dir)
     async with Containment.open(data_dir, recover=False) as containment:
         journal = Journal.open()
-        pool = ServerPool(settings.servers, containment, clock=SystemClock(), journal=journal, data_dir=data_dir)
+        # A moment warms nothing.
+        servers = {name: replace(server, keep_warm=False) for name, server in settings.servers.items()}
+        pool = ServerPool(servers, containment, clock=SystemClock(), journal=journal, data_dir=data_dir)
         async with anyio.create_task_group() as tasks:
             await tasks.start(_run, pool)
             try:

@@ -215,7 +215,8 @@ class ServerPool:
                 )
                 await self._record(config, tools)
         except SextonError as error:
-            report = replace(report, error=error.what, hint=error.hint)
+            cause = error.__cause__ if isinstance(error.__cause__, SextonError) else error
+            report = replace(report, error=error.what, hint=cause.hint, cause=cause)
         except MCPError as error:
             report = replace(report, error=f"server {server!r} started but refused to list its tools: {error}")
         return replace(report, seconds=round(self._clock.monotonic() - began, 3))

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from mcp_types import Tool
 
+from sexton.errors import SextonError
 from sexton.mcp_servers.breaker import BreakerState, BreakerStatus
 from sexton.mcp_servers.lease_book import ProcessState
 from sexton.mcp_servers.server_config import Sharing
@@ -74,7 +75,10 @@ class ServerStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
-    """What came of using a server for a moment: `seconds` until its tools were known."""
+    """What came of using a server for a moment: `seconds` until its tools were known.
+
+    `cause` is the failure alone, without what the pool does about it.
+    """
 
     server: str
     ok: bool
@@ -86,3 +90,4 @@ class CheckReport:
     warnings: tuple[str, ...] = ()
     error: str | None = None
     hint: str | None = None
+    cause: SextonError | None = None

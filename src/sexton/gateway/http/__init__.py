@@ -19,6 +19,7 @@ from sexton.gateway.http.logins import Logins
 from sexton.gateway.http.metrics import Metrics
 from sexton.gateway.http.parts import Gateway
 from sexton.gateway.http.server import serve_http
+from sexton.gateway.http.servers import check_document, server_document, tool_document
 from sexton.gateway.http.tokens import Tokens
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "WayIn",
     "call_document",
     "caller_of",
+    "check_document",
     "create_app",
     "is_loopback",
     "is_network",
@@ -43,4 +45,6 @@ __all__ = [
     "login_path",
     "require_tool",
     "serve_http",
+    "server_document",
+    "tool_document",
 ]

@@ -1,4 +1,4 @@
-"""`[models.NAME]` and `[agent]` in sexton.toml, as a beginner gets them wrong."""
+"""What a beginner writes into sexton.toml, and what is said of it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ price = { input = 1 }
 [agent]
 model = "mian"
 """
+    providers = "'openai', 'anthropic', 'ollama', 'openrouter'"
     assert problems_of(tmp_path / "sexton.toml", text) == [
-        ":3: models.main.provider is 'opneai'; allowed: 'openai', 'anthropic', 'ollama', 'openrouter'; "
-        "did you mean 'openai'?",
+        f":3: models.main.provider is 'opneai'; allowed: {providers}; did you mean 'openai'?",
         ":4: models.main.model is a number; it must be text in quotes",
         ":5: models.main.apikey is an unknown key; did you mean 'api_key'?",
         ':7: models.half has no model; add model = "gpt-5-mini", the name by which the provider knows it',
@@ -50,3 +50,13 @@ def test_a_misspelt_key_of_tls_is_told_beside_the_missing_one(tmp_path: Path) ->
         ":1: tls needs both certificate and key, each the path of a PEM file",
         ":2: tls.cert is an unknown key; allowed: 'certificate', 'key'",
     ]
+
+
+def test_a_file_with_nothing_to_do_is_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "sexton.toml"
+    file.write_text('timezone = "UTC"\n')
+    assert [warning.text(file.name) for warning in load_settings(file).warnings] == [
+        "sexton.toml: has neither servers nor jobs; add [servers.NAME], or: sexton servers import FILE"
+    ]
+    file.write_text('[jobs.uptime]\ncommand = ["uptime"]\n')
+    assert load_settings(file).warnings == ()
