@@ -44,7 +44,7 @@ check: $(STAMP)  ## format, lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-BENCH ?= leaks start_stop first_result scheduler endpoint cron_day
+BENCH ?= leaks start_stop first_result scheduler endpoint agent cron_day
 bench: $(STAMP)  ## measure Sexton next to its peers (installs them into .peers/ first); BENCH="leaks" for one of them
 	@failed=; for name in $(BENCH); do printf '\n## %s\n' $$name; $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; \
 	  test -z "$$failed" || { echo "not as it should be:$$failed"; exit 1; }

@@ -43,6 +43,7 @@ ENDINGS, ATTACKS = "tests/process/test_zoo_endings.py", "tests/process/test_zoo_
 LIFECYCLE, TREE = "tests/process/test_lifecycle.py", "tests/process/test_tree.py"
 EXHAUSTION, STOPPED = "tests/system/test_exhaustion.py", "tests/system/test_stopped_processes.py"
 DATABASE, PHASES = "tests/system/test_database_faults.py", "tests/system/test_stop_phases.py"
+LIVE = "tests/system/test_live_"
 CRASH, RECOVERY = "tests/process/test_zoo_crash.py", "tests/process/test_recovery.py"
 
 MUTANTS = (
@@ -308,6 +309,23 @@ MUTANTS = (
         file="gateway/http/disconnect.py",
         change=("if failure is not None and not gateway.cutting_off.is_set():", "if failure is not None:"),
         tests=(f"{PHASES}::test_while_a_reload_or_a_drain_is_under_way",),
+    ),
+    Mutant(
+        promise="P6",
+        name="a job that ends in the middle of its call, and takes the calls of others along",
+        file="mcp_servers/multiplexer.py",
+        change=(
+            '        for call in self.calls_of(connection):\n            self._abandon(call, "the caller has left")\n',
+            '        for call in [*self._calls.values()]:\n            self._abandon(call, "the caller has left")\n',
+        ),
+        tests=(f"{LIVE}chats.py::test_no_chat_notices_what_becomes_of_jobs_on_its_servers",),
+    ),
+    Mutant(
+        promise="whole",
+        name="a tool call that is made again after a kill",
+        file="agent/conversation_store.py",
+        change=("(CallState.STARTED,), CallState.UNKNOWN, _UNKNOWN)", '(CallState.STARTED,), CallState.PLANNED, "")'),
+        tests=(f"{LIVE}kill.py::test_ten_turns_and_their_deliveries_outlive_a_kill_and_nothing_is_done_twice",),
     ),
 )
 
