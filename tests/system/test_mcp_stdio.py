@@ -142,8 +142,8 @@ def test_a_server_that_there_is_not_is_told_at_once(gateway: GatewayProcess) -> 
     gateway.write(SETTINGS).up()
     bridge = Bridge(gateway, "--server", "smal")
     _, said = bridge.process.communicate(timeout=30)
-    assert bridge.process.returncode == 1
-    assert "There is no server 'smal'" in said
+    assert bridge.process.returncode == 2
+    assert "error: There is no server 'smal'; did you mean 'small'?\nNext: " in said
     gateway.stop()
 
 

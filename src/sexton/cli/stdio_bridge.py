@@ -19,7 +19,7 @@ import anyio
 import anyio.abc
 import httpx2
 
-from sexton.errors import SextonError
+from sexton.errors import SextonError, UsageError
 from sexton.gateway import TOKEN_FILE, read_address
 
 CONNECT_SECONDS: Final = 5.0
@@ -85,14 +85,17 @@ class StdioBridge:
         )
 
     async def check(self) -> None:
-        """See that the gateway has what was asked for.  Raises SextonError."""
+        """See that the gateway has what was asked for.  Raises SextonError (UsageError for an unknown name)."""
         try:
             answer = await self._http.get(self._url(), headers=self._headers())
         except (Gone, httpx2.TransportError) as error:
             raise SextonError(
                 f"No gateway answers on {self._data_dir} ({error}).", hint="start one with: sexton up"
             ) from error
-        if answer.status_code in (401, 403, 404):
+        if answer.status_code == 404:
+            said = (_words(answer.content) or "The gateway has no such endpoint.").removeprefix("Not Found: ")
+            raise UsageError(said, hint="servers are listed by: sexton servers; profiles stand in sexton.toml")
+        if answer.status_code in (401, 403):
             raise SextonError(_words(answer.content) or f"The gateway refuses with status {answer.status_code}.")
 
     async def run(self, lines: AsyncIterator[bytes]) -> None:

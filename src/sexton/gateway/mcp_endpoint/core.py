@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Iterable
 from typing import Any, Final, Protocol, final
@@ -122,7 +123,7 @@ class Core:
         elif kind == "profile":
             profile = self.settings.profiles.get(name)
             if profile is None:
-                raise MCPError(INVALID_REQUEST, f"There is no profile {name!r}.")
+                raise MCPError(INVALID_REQUEST, _nothing_named("profile", name, self.settings.profiles))
             wanted = servers if profile.servers is None else profile.servers
         else:
             wanted = servers
@@ -132,7 +133,7 @@ class Core:
         kind, _, name = key.partition(":")
         shown = self._servers_of(key, servers)
         if kind == "server" and not shown:
-            raise MCPError(INVALID_REQUEST, f"There is no server {name!r}.")
+            raise MCPError(INVALID_REQUEST, _nothing_named("server", name, servers))
         profile = self.settings.profiles.get(name) if kind == "profile" else None
         filters = {} if profile is None else {server: profile.filter_for(server) for server in shown}
         return View(key=key, servers=shown, filters=filters)
@@ -253,3 +254,8 @@ class Concerns(Protocol):
     """Says whether news concern who sees that view."""
 
     def __call__(self, view: View, /) -> bool: ...
+
+
+def _nothing_named(kind: str, name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"There is no {kind} {name!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
