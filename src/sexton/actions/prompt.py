@@ -125,7 +125,7 @@ class _RunRecord:
             call.tool,
             call.arguments,
             state=_STATES.get(call.state, CallState.FAILED),
-            text=call.result,
+            text=call.shown,
             seconds=call.seconds or 0.0,
         )
 

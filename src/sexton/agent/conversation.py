@@ -197,7 +197,7 @@ def _call_json(call: CallRecord, *, with_data: bool) -> dict[str, JSON]:
         "tool": call.tool,
         "arguments": dict(call.arguments),
         "state": str(call.state),
-        "result": call.result,
+        "result": call.shown,
         "seconds": call.seconds,
         "images": [_image_json(image, with_data=with_data) for image in call.images],
     }

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from sexton.agent.result_marks import without_marks
 from sexton.journal import JSON
 
 
@@ -80,6 +81,11 @@ class CallRecord:
     result: str = ""
     images: tuple[Attachment, ...] = ()
     seconds: float | None = None
+
+    @property
+    def shown(self) -> str:
+        """The result as a person reads it, without the marks that are meant for the model."""
+        return without_marks(self.result)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

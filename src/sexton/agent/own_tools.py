@@ -17,7 +17,7 @@ from sexton.agent.approval import level_of, needs_approval
 from sexton.agent.conversation import Conversation
 from sexton.agent.memory_store import MemoryStore
 from sexton.agent.model_config import AgentConfig, Approval
-from sexton.agent.tool_answer import mark_untrusted
+from sexton.agent.result_marks import mark_untrusted
 from sexton.agent.toolbox import OwnTool
 from sexton.clock import Clock
 from sexton.errors import SextonError, UsageError

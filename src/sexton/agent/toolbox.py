@@ -30,7 +30,8 @@ from sexton.agent.events import ApprovalAnswered, ApprovalAsked, ToolCallEnded, 
 from sexton.agent.messages import CallRecord, CallState, Message
 from sexton.agent.model_config import AgentConfig, Approval
 from sexton.agent.result_files import ResultFiles
-from sexton.agent.tool_answer import ToolAnswer, cut, mark_untrusted, read_result
+from sexton.agent.result_marks import mark_untrusted
+from sexton.agent.tool_answer import ToolAnswer, cut, read_result
 from sexton.agent.tool_rules import ToolRules
 from sexton.agent.tool_search import find_tools
 from sexton.clock import Clock
@@ -275,7 +276,7 @@ class Toolbox:
                 server=ended.server,
                 tool=ended.tool,
                 state=str(state),
-                text=text[:MOST_TOLD],
+                text=ended.shown[:MOST_TOLD],
                 seconds=seconds,
                 images=len(ended.images),
             )

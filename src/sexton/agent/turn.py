@@ -17,7 +17,7 @@ from sexton.agent.events import TurnEvent
 from sexton.agent.messages import CallRecord, CallState, Message, Role, UserMessage
 from sexton.agent.model_config import AgentConfig, ModelConfig, chain_of
 from sexton.agent.result_files import ResultFiles
-from sexton.agent.tool_answer import UNTRUSTED
+from sexton.agent.result_marks import UNTRUSTED
 from sexton.agent.toolbox import Toolbox, ToolSource
 from sexton.clock import Clock
 from sexton.errors import UsageError
@@ -171,7 +171,7 @@ class Agent:
     async def call(
         self, source: ToolSource, server: str, tool: str, arguments: Mapping[str, JSON], record: TurnRecord
     ) -> str:
-        """Call one tool without any model, as a turn of its own: what a person asked for needs no approval."""
+        """Call one tool without any model, as a turn of its own.  Approvals apply as to any call."""
         async with self.toolbox(source, record) as box:
             if server not in source.servers:
                 known = ", ".join(source.servers) or "none"
@@ -180,7 +180,7 @@ class Agent:
             message = await record.add_reply(Message(role=Role.ASSISTANT, text="", calls=(call,)))
             box.expect(message)
             ended = await box.call(call.id)
-        said = ended.result if ended.state is CallState.DONE else f"The call {ended.state}: {ended.result}"
+        said = ended.shown if ended.state is CallState.DONE else f"The call {ended.state}: {ended.shown}"
         await record.add_reply(Message(role=Role.ASSISTANT, text=said, images=ended.images))
         return said
 

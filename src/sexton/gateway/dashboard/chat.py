@@ -100,8 +100,8 @@ def _item(gateway: Gateway, message: Message) -> dict[str, Any]:
                 "state": str(call.state),
                 "seconds": call.seconds,
                 "arguments": dict(call.arguments),
-                "result": call.result[:MOST_TOLD],
-                "left_out": max(0, len(call.result) - MOST_TOLD),
+                "result": call.shown[:MOST_TOLD],
+                "left_out": max(0, len(call.shown) - MOST_TOLD),
             }
             for call in message.calls
         ],
