@@ -209,6 +209,7 @@ async def sexton(url: str, folder: Path) -> AsyncIterator[tuple[Agent, Chats]]:
         chats = Chats(database, agent, clock=clock, journal=journal)
         tasks.start_soon(_serve, chats)
         await anyio.wait_all_tasks_blocked()
+        chats.begin()
         yield agent, chats
         tasks.cancel_scope.cancel()
 
