@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import anyio
+import anyio.lowlevel
 import httpx2
 import pytest
 from hypothesis import given, settings
@@ -210,6 +211,25 @@ async def test_a_call_goes_on_from_where_it_waited() -> None:
 
 
 @pytest.mark.anyio
+async def test_questions_that_a_server_writes_one_after_the_other_reach_the_client_together() -> None:
+    async def work(call: ParkedCall) -> dict[str, Any]:
+        async with anyio.create_task_group() as questions:
+            for number in range(3):
+                questions.start_soon(call.ask, "elicitation/create", {"message": str(number)})
+                for _ in range(10):  # the client's request has long heard of the one before
+                    await anyio.lowlevel.checkpoint()
+        return {}
+
+    async with anyio.create_task_group() as tasks:
+        call = ParkedCall("me", None, settled_after=0.5)
+        tasks.start_soon(call.run, work)
+        asked = await call.next_round(Request())
+        assert len(asked["inputRequests"]) == 3
+        call.take_responses({key: {} for key in asked["inputRequests"]})
+        assert await call.next_round(Request()) == {}
+
+
+@pytest.mark.anyio
 async def test_a_call_whose_client_does_not_come_back_is_ended() -> None:
     clock = FakeClock()
     parked = ParkedCalls(clock, 60)
@@ -223,7 +243,7 @@ async def test_a_call_whose_client_does_not_come_back_is_ended() -> None:
 
     async with anyio.create_task_group() as tasks:
         for number in range(MAX_PARKED + 1):
-            call = ParkedCall(str(number), None)
+            call = ParkedCall(str(number), None, settled_after=0)
             tasks.start_soon(call.run, work)
             await call.next_round(Request())
             parked.park(call)

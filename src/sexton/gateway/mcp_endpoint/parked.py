@@ -16,7 +16,6 @@ from typing import Any, Final, Protocol, final
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
 from mcp import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 
@@ -26,6 +25,10 @@ from sexton.gateway.mcp_endpoint.wire import Params
 _log = logging.getLogger(__name__)
 
 MAX_PARKED: Final = 1000
+SETTLED_AFTER: Final = 0.05
+"""Seconds without a further question of a call, after which those that there are go to the client."""
+SETTLED_AT_LAST: Final = 1.0
+"""Seconds after which they go in any case."""
 STATE_PREFIX: Final = "sexton:"
 """Tells our states from those of servers, which pass through us."""
 
@@ -40,8 +43,9 @@ class Told(Protocol):
 class ParkedCall:
     """One call at an older server, over as many requests of the client as it takes.  A `Sink`."""
 
-    def __init__(self, owner: str, token: object) -> None:
+    def __init__(self, owner: str, token: object, *, settled_after: float = SETTLED_AFTER) -> None:
         self.owner = owner
+        self._settled_after = settled_after
         self.token = token
         self.state = ""
         self.waits_until = math.inf
@@ -99,11 +103,10 @@ class ParkedCall:
         self.waits_until = math.inf
         try:
             while not self._is_over:
-                if self._questions:
-                    await anyio.lowlevel.checkpoint()  # several may come at once
+                if self._questions and await self._are_all_there():
                     return self._input_required()
-                self._news = anyio.Event()
-                await self._news.wait()
+                if not self._questions:
+                    await self._wait_news()
         except anyio.get_cancelled_exc_class():
             self.cancel()
             raise
@@ -113,6 +116,23 @@ class ParkedCall:
             raise self._error
         assert self._result is not None
         return self._result
+
+    async def _are_all_there(self) -> bool:
+        """Wait until no further question has come for a moment.  Returns whether there are any to ask then.
+
+        A server that asks several at once writes one after the other, and the client should hear them together.
+        """
+        with anyio.move_on_after(SETTLED_AT_LAST):
+            settled = False
+            while not settled and not self._is_over:
+                with anyio.move_on_after(self._settled_after) as quiet:
+                    await self._wait_news()
+                settled = quiet.cancelled_caught
+        return bool(self._questions) and not self._is_over
+
+    async def _wait_news(self) -> None:
+        self._news = anyio.Event()
+        await self._news.wait()
 
     def take_responses(self, responses: Params) -> None:
         """The client is back with answers; a question that it left out is asked again."""
