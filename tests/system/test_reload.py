@@ -61,12 +61,9 @@ def test_only_what_changed_is_restarted(gateway: GatewayProcess) -> None:
     kept, changed = pid_of(gateway, "kept"), pid_of(gateway, "changed")
     gateway.write(AFTER)
     told = gateway.wait_event("settings.reloaded")["data"]
-    assert told == {
-        "servers_added": [],
+    assert {what: names for what, names in told.items() if names} == {
         "servers_changed": ["changed"],
-        "servers_removed": [],
         "jobs_added": ["added"],
-        "jobs_changed": [],
         "jobs_removed": ["removed"],
     }
     gateway.wait_event("run.ended", subject="added", state="ran", output="added")
