@@ -43,6 +43,8 @@ _SHAPES = tuple(
     )
 )
 
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')  # RFC 8259, section 7
+
 
 @final
 class Redactor:
@@ -60,11 +62,25 @@ class Redactor:
             self._known = tuple(sorted({*self._known, *fresh}, key=len, reverse=True))
 
     def known(self, text: str) -> str:
-        """The text without the secrets that we were told of.  Also for JSON, which it leaves valid."""
+        """The text without the secrets that we were told of, also where they are written as in JSON."""
         for secret in self._known:
             if secret in text:
                 text = text.replace(secret, HIDDEN)
         return text
+
+    def json(self, text: str) -> str:
+        """A JSON document, its strings without the secrets that we were told of.  It stays valid, whatever they are.
+
+        A secret may look like a part of an escape, a number or a few members: only what strings say is replaced.
+        """
+        if not any(secret in text for secret in self._known):
+            return text
+        return _JSON_STRING.sub(self._json_string, text)
+
+    def _json_string(self, found: re.Match[str]) -> str:
+        said: str = json.loads(found[0])
+        hidden = self.known(said)
+        return found[0] if hidden == said else json.dumps(hidden, ensure_ascii=False)
 
     def text(self, text: str) -> str:
         """The text without the secrets that we were told of, nor anything that looks like one."""

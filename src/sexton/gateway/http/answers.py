@@ -17,7 +17,7 @@ def json_response(document: Any, *, status: int = 200, redactor: Redactor | None
     """A document as JSON.  Half a surrogate pair, which some servers send, must not spoil a whole answer."""
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=_plain)
     if redactor is not None:
-        text = redactor.known(text)
+        text = redactor.json(text)
     return Response(text.encode("utf-8", "replace"), status, _NO_STORE, media_type="application/json")
 
 
