@@ -9,7 +9,7 @@ SERVERS_STAMP := $(SERVERS)/.installed
 CONFORMANCE := .conformance
 CONFORMANCE_STAMP := $(CONFORMANCE)/.installed
 
-.PHONY: up test debian conformance soak mutants check bench format pins changelog clean
+.PHONY: up test debian conformance properties soak mutants check bench format pins changelog clean
 
 up: $(STAMP) $(SERVERS_STAMP)  ## run the gateway on the starter configuration
 	@exec $(BIN)/sexton up --config $(STARTER)/sexton.toml --data .sexton
@@ -30,6 +30,10 @@ debian:  ## install the Debian packages that tests use, as root; else say which
 	  if command -v apt-get >/dev/null && test "$$(id -u)" = 0; then \
 	    apt-get -qq update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $$missing >/dev/null; \
 	  else echo "Some tests will be skipped. They need, of Debian:" $$missing; fi
+
+PROPERTIES = $(shell grep -lE '^from (hypothesis|properties)' $$(find tests/unit -name 'test_*.py'))
+properties: $(STAMP)  ## every property with twenty times as many examples, and others in every run
+	$(BIN)/python -m pytest --hypothesis-profile=explore --timeout=3600 $(PROPERTIES) $(PYTEST_ARGS)
 
 HOURS ?= 1
 soak: $(STAMP)  ## faults every second for HOURS=1 (or SECONDS=60), with a line of progress and a table at the end

@@ -14,6 +14,7 @@ import anyio.from_thread
 from gateway_bench import GatewayBench, gateway_bench
 from scheduling import Work
 from sexton.gateway.http import serve_http
+from waiting import PATIENCE
 
 
 @dataclass
@@ -61,12 +62,12 @@ def serving(folder: Path, *, work: Work | None = None) -> Iterator[Served]:
     thread = _Thread(folder, work)
     runner = threading.Thread(target=thread.run)
     runner.start()
-    assert thread.is_up.wait(20)
+    assert thread.is_up.wait(PATIENCE)
     try:
         assert thread.served is not None, thread.error
         yield thread.served
     finally:
         thread.stop()
-        runner.join(20)
+        runner.join(PATIENCE)
         assert not runner.is_alive()
     assert thread.error is None, thread.error

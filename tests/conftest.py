@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from properties import register_profiles
+
 ROOT = Path(__file__).parents[1]
+
+register_profiles()  # before the modules with properties are imported
 
 
 def pytest_configure() -> None:

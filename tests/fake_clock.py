@@ -11,6 +11,8 @@ from itertools import count
 import anyio
 import anyio.lowlevel
 
+from waiting import PATIENCE
+
 
 class FakeClock:
     """`advance` moves both clocks and wakes sleepers in order, each with time to do what it woke for.
@@ -78,7 +80,7 @@ async def settle() -> None:
 _settling: list[None] = []
 
 
-async def wait_until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
+async def wait_until(condition: Callable[[], bool], *, seconds: float = PATIENCE) -> None:
     """Poll a condition that something real (a thread, a process) makes true.  Raises `TimeoutError`."""
     with anyio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110 - what it waits for knows no event

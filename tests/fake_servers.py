@@ -25,6 +25,7 @@ from sexton.mcp_servers.holder_session import HolderSession
 from sexton.mcp_servers.introduction import Introduction
 from sexton.mcp_servers.list_news import ListNews
 from sexton.mcp_servers.server_errors import ConnectionEnd
+from waiting import PATIENCE
 
 POLICY = BreakerPolicy(attempts=3, first_wait=10.0, longest_wait=60.0, open_wait=300.0)
 
@@ -283,7 +284,7 @@ async def bench(tmp_path: Path, *configs: ServerConfig, servers: FakeServers | N
         chance=lambda: 0.0,
         on_call=lambda *call: calls.append(call),
     )
-    with anyio.fail_after(20), patch("anyio.to_thread.run_sync", at_once):
+    with anyio.fail_after(PATIENCE), patch("anyio.to_thread.run_sync", at_once):
         async with anyio.create_task_group() as tasks:
             pool_scope = anyio.CancelScope()
 

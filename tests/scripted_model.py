@@ -23,6 +23,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from waiting import PATIENCE
+
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
@@ -253,5 +255,5 @@ def scripted_model() -> Iterator[ScriptedModel]:
     finally:
         model.let_go()
         server.should_exit = True
-        thread.join(10)
+        thread.join(PATIENCE)
         listener.close()

@@ -14,6 +14,7 @@ import pytest
 
 from scripted_model import ScriptedModel, call, say
 from system.gateway_process import GatewayProcess, wait_for
+from waiting import PATIENCE
 
 SETTINGS = """
 [models.main]
@@ -120,8 +121,8 @@ def test_killed_in_the_middle_of_ten_turns_it_goes_on_with_each(gateway: Gateway
     turns = [_send(url, token, f"chat-{number}", f"number {number}") for number in range(10)]
     wait_for(lambda: model.held == 5 and _calls_under_way(gateway) == 5, within=60, what="all ten at work")
     gateway.send(signal.SIGKILL)
-    gateway.wait_exit(within=10)
-    gateway.wait_nothing_left(within=15)
+    gateway.wait_exit(within=PATIENCE)
+    gateway.wait_nothing_left(within=PATIENCE)
     model.let_go()
     gateway.start()
     gateway.wait_line("^ready ", within=60)

@@ -26,7 +26,7 @@ from sexton.agent import (
 )
 from sexton.agent.conversation_store import ConversationStore
 from sexton.database import Database
-from waiting import wait_until
+from waiting import PATIENCE, wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("none_left")]
 
@@ -264,7 +264,7 @@ async def test_what_was_under_way_and_what_waited_goes_on_after_a_restart(tmp_pa
     model.will(say("said after all"), say("and this"))
     model.let_go()
     async with chat_bench(tmp_path, agent_config(model)) as bench:
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE):
             assert (await bench.chats.wait_turn(first.id)).text == "said after all"
             assert (await bench.chats.wait_turn(later.id)).text == "and this"
         texts = [message.text for message in (await bench.chats.show(conversation)).messages]
@@ -284,7 +284,7 @@ async def test_a_message_of_now_comes_after_what_was_left_and_nothing_runs_twice
         later = await bench.chats.send(conversation, UserMessage("second"))
         asked_before = len(model.requests)
         bench.chats.begin()
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE):
             assert (await bench.chats.wait_turn(first.id)).text == "said after all"
             assert (await later.wait()).text == "and this"
         texts = [message.text for message in (await bench.chats.show(conversation)).messages]
@@ -309,7 +309,7 @@ async def test_an_approval_outlives_a_restart_and_the_call_is_made_once(tmp_path
         [again] = await bench.chats.approvals.listed()
         assert again.id == asked.id
         await bench.chats.approve(asked.id, yes=True, by="me")
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE):
             ended = await bench.chats.wait_turn(turn.id)
         assert (ended.state, ended.text) == ("done", "it said hi")
         assert bench.pool.status()[0].calls == 1
@@ -329,7 +329,7 @@ async def test_a_call_that_was_under_way_is_not_made_again(tmp_path: Path, model
         await store.change_call(found.id, asked.number, started)
     model.will(say("I will look first"))
     async with chat_bench(tmp_path, agent_config(model), raw_server(tmp_path)) as bench:
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE):
             assert (await bench.chats.wait_turn(turn.id)).text == "I will look first"
         assert bench.pool.status()[0].calls == 0
         assert "Nobody knows whether it had its effect" in model.told("tool")[0]

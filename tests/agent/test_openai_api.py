@@ -15,6 +15,7 @@ from openai import OpenAI
 
 from scripted_model import ScriptedModel, call, say, scripted_model
 from system.gateway_process import GatewayProcess, wait_for
+from waiting import PATIENCE
 
 SETTINGS = """
 [models.main]
@@ -190,9 +191,9 @@ def test_a_client_that_goes_away_ends_its_answer(client: OpenAI, model: Scripted
     for event in stream:
         if wanted in event.to_json():
             break
-    wait_for(lambda: model.held == held + 1, within=30, what="the model at work")
+    wait_for(lambda: model.held == held + 1, within=PATIENCE, what="the model at work")
     stream.close()
-    wait_for(lambda: model.cut_off == cut_off + 1, within=30, what="the request to the model aborted")
+    wait_for(lambda: model.cut_off == cut_off + 1, within=PATIENCE, what="the request to the model aborted")
 
 
 def test_a_configured_model_gets_what_was_asked_and_its_answer_is_handed_back(
@@ -313,7 +314,9 @@ def test_a_stream_of_a_response_that_fails_says_so(client: OpenAI, model: Script
 def test_without_a_model_it_says_what_to_put_where(gateway: GatewayProcess, client: OpenAI) -> None:
     """Last: it takes the model away."""
     gateway.write("[servers.small]\n@SERVER@")
-    wait_for(lambda: [model.id for model in client.models.list()] == ["sexton"], within=30, what="the new settings")
+    wait_for(
+        lambda: [model.id for model in client.models.list()] == ["sexton"], within=PATIENCE, what="the new settings"
+    )
     for stream in (False, True):
         with pytest.raises(openai.InternalServerError, match=r"\[models.main\]") as refused:
             client.chat.completions.create(model="sexton", messages=[{"role": "user", "content": "x"}], stream=stream)

@@ -21,6 +21,7 @@ from conformance.comparison import BAD, score, table, worse
 from conformance.suite import REVISIONS, Finding, extensions, run_suite
 from conformance.token_proxy import TokenProxy
 from system.gateway_process import GatewayProcess
+from waiting import PATIENCE
 
 SERVER: Final = Path(__file__).with_name("everything_server.py")
 BEHIND: Final = {"stdio": "a server of both eras", "legacy": "a server of 2025-11-25"}
@@ -97,7 +98,7 @@ def required(revision: str, findings: Iterable[Finding]) -> list[Finding]:
 async def serving_directly() -> AsyncIterator[str]:
     async with await anyio.open_process([sys.executable, str(SERVER), "http"], stderr=None) as process:
         assert process.stdout is not None
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE):
             url = (await process.stdout.receive()).decode().strip()
         yield url
         process.terminate()

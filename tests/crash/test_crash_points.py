@@ -30,6 +30,7 @@ import pytest
 
 from process.conftest import left_of
 from sexton.containment import Boundary, Containment
+from waiting import PATIENCE
 from zoo.oracles import Bystanders, wait_until
 from zoo.trial import Trial, trials
 
@@ -119,11 +120,11 @@ class CrashingGateway:
 
     def wait_dead(self) -> None:
         """Its descriptors close a moment before it has exited."""
-        self._process.wait(10)
+        self._process.wait(PATIENCE)
 
     def leave(self) -> int:
         """Let it end; its exit status."""
-        self._process.communicate(timeout=40)
+        self._process.communicate(timeout=PATIENCE)
         return self._process.returncode
 
     def __enter__(self) -> Self:
@@ -136,7 +137,7 @@ class CrashingGateway:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 pipe.close()
-        self._process.wait(10)
+        self._process.wait(PATIENCE)
 
 
 @contextmanager
@@ -161,14 +162,14 @@ def test_whatever_dies_at_whichever_point_nothing_is_left(tmp_path: Path, case: 
         if action == "kill:gateway+warden+keeper":
             gateway.wait_dead()
             anyio.run(_start_again, state, boundary)
-        victim.truth.wait_empty(within=10)
+        victim.truth.wait_empty(within=PATIENCE)
         if _leaves_neighbour_alone(point, action):
             assert heard, "the gateway died"
             assert not neighbour.truth.is_empty()
         status = gateway.leave()
         assert (status == 0) is ("gateway" not in action)
-        neighbour.truth.wait_empty(within=10)
-        wait_until(lambda: not left_of(state), within=10)
+        neighbour.truth.wait_empty(within=PATIENCE)
+        wait_until(lambda: not left_of(state), within=PATIENCE)
         assert list(state.rglob("*.rec")) == []
         bystanders.assert_untouched()
 

@@ -18,7 +18,7 @@ from sexton.gateway.deliveries import Deliveries, Outbox
 from sexton.journal import Journal
 from waiting import wait_until
 
-SECONDS = 45.0
+SECONDS = 60.0
 
 
 @dataclass

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from waiting import PATIENCE
 from zoo.oracles import TruthGroup, truth_hierarchy
 
 JOIN = 'echo $$ > "$0" && exec "$@"'
 # A server on a busy machine may take long to start; nothing depends on how long.
-PATIENCE = 60.0
 
 
 def free_port() -> int:
@@ -68,10 +68,10 @@ def real_server(
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
             try:
-                process.wait(20)
+                process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait(20)
+                process.wait(PATIENCE)
         if group is not None:
             _wait(lambda: not group.members(), what=f"the processes of {argv[0]} to be gone")
     finally:

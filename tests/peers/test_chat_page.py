@@ -17,7 +17,7 @@ from peers.watched_page import PATIENCE, Site, WatchedPage, chromium, watched
 from scripted_model import ScriptedModel, call, say, scripted_model
 from system.gateway_process import GatewayProcess, wait_for
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 expect.set_options(timeout=PATIENCE)
 
 SETTINGS = """
@@ -163,7 +163,7 @@ def test_a_turn_is_stopped_edited_and_sent_again(seen: WatchedPage, model: Scrip
     expect(page.locator("#now")).to_contain_text("on and")
     page.get_by_role("button", name="Stop").click()
     expect(page.locator(".ending.stopped")).to_be_visible()
-    wait_for(lambda: model.cut_off == cut_off + 1, within=30, what="the request to the model aborted")
+    wait_for(lambda: model.cut_off == cut_off + 1, within=PATIENCE / 1000, what="the request to the model aborted")
     model.let_go()
     model.will(say("as you say"))
     page.get_by_role("button", name=re.compile("^Edit message")).click()

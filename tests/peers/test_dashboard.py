@@ -16,7 +16,7 @@ from peers.talkative_server import MARKUP
 from peers.watched_page import PATIENCE, Site, WatchedPage, chromium, small_server, watched
 from system.gateway_process import GatewayProcess, wait_for
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 expect.set_options(timeout=PATIENCE)
 
 TALKATIVE = Path(__file__).with_name("talkative_server.py")

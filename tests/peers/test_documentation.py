@@ -90,5 +90,5 @@ def test_the_example_of_the_drop_in_runs_as_it_stands(tmp_path: Path, real_serve
 def _output_of(program: str, folder: Path) -> str:
     file = folder / "example.py"
     file.write_text(program)
-    done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=100, check=True)
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=300, check=True)
     return done.stdout

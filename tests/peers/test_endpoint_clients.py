@@ -17,13 +17,14 @@ import httpx2
 import pytest
 
 from system.gateway_process import GatewayProcess, wait_for
+from waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = Path(__file__).parent / "clients"
 FOREIGN = ROOT / ".conformance"
 SNIPPETS = re.findall(r"\*\*(.+?)\*\*[^\n]*\n```json\n(.*?)```", (ROOT / "docs/endpoint.md").read_text(), re.DOTALL)
 
-pytestmark = pytest.mark.timeout(400)  # the first run installs servers and clients
+pytestmark = pytest.mark.timeout(600)  # the first run installs servers and clients
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def gateway(real_servers: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     try:
         made.up()
         yield made
-        wait_for(lambda: not holders(made), within=15, what="the calls of killed clients have ended")
+        wait_for(lambda: not holders(made), within=PATIENCE, what="the calls of killed clients have ended")
         made.stop()
     finally:
         made.close()
@@ -85,7 +86,7 @@ class ClientProcess:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=PATIENCE)
 
 
 @contextmanager
@@ -107,7 +108,7 @@ def client(name: str, plan: Mapping[str, Any], installed: Path) -> Iterator[Clie
 def holders(gateway: GatewayProcess) -> list[str]:
     real = entry(gateway, "http")
     address = real["url"].removesuffix("/mcp")
-    servers = httpx2.get(f"{address}/api/v1/servers", headers=real["headers"], timeout=30).json()
+    servers = httpx2.get(f"{address}/api/v1/servers", headers=real["headers"], timeout=PATIENCE).json()
     return [str(holder) for server in servers for holder in server["holders"]]
 
 
@@ -162,4 +163,4 @@ def test_the_snippets_of_the_page_work(
     plan = {"server": server, "mode": "auto", "only": "list"}
     with client("typescript-v2", plan, foreign_clients) as running:
         assert "time__get_current_time" in running.step()["tools"]
-        assert running.process.wait(20) == 0
+        assert running.process.wait(PATIENCE) == 0

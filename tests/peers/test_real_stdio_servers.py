@@ -28,7 +28,7 @@ from sexton.mcp_servers.default_containment import DEFAULT_CONTAINMENT
 from sexton.mcp_servers.server_config import ServerConfig, StdioServer
 from sexton.mcp_servers.server_process import ServerProcess
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]  # the first run installs the servers
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]  # the first run installs the servers
 
 
 @asynccontextmanager

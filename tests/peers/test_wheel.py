@@ -37,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
         ],
         cwd=folder,
         check=True,
-        timeout=110,
+        timeout=500,
         capture_output=True,
     )
     (built,) = (folder / "out").glob("*.whl")

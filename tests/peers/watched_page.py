@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, 
 from system.gateway_process import GatewayProcess, wait_for
 
 CHROMIUM = "/usr/bin/chromium"
-PATIENCE = 45_000.0  # milliseconds; the machine may be loaded
+PATIENCE = 60_000.0  # milliseconds; the machine may be loaded
 _REFUSED = "Failed to load resource: the server responded with a status of "
 
 
@@ -31,7 +31,7 @@ def chromium() -> Iterator[Browser]:
         started = set(psutil.Process().children(recursive=True)) - before
         yield browser
         browser.close()
-    _, alive = psutil.wait_procs(started, timeout=10)
+    _, alive = psutil.wait_procs(started, timeout=PATIENCE / 1000)
     assert alive == []
 
 

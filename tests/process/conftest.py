@@ -11,6 +11,7 @@ import pytest
 from process.programs import MARK, Program
 from sexton.containment import Boundary, Containment, cgroup_boundary
 from sexton.containment.cgroup_boundary import Leaf
+from waiting import PATIENCE
 from zoo.oracles import all_pids, describe, open_files, unified_mount, wait_until
 
 needs_cgroup = pytest.mark.skipif(unified_mount() is None, reason="no cgroup v2 here")
@@ -52,7 +53,7 @@ def none_left(tmp_path: Path) -> Iterator[None]:
     """Fails a test that leaves a program or one of our helpers behind."""
     yield
     try:
-        wait_until(lambda: not left_of(tmp_path), within=10)
+        wait_until(lambda: not left_of(tmp_path), within=PATIENCE)
     except TimeoutError:
         pytest.fail(f"left behind: {[describe(pid) for pid in left_of(tmp_path)]}")
 

@@ -23,7 +23,7 @@ from sexton.containment import Containment, StopTimes
 from sexton.gateway.mcp_endpoint import Endpoint, EndpointSettings
 from sexton.journal import Journal
 from sexton.mcp_servers import BreakerPolicy, ServerConfig, ServerPool, StdioServer
-from waiting import wait_until
+from waiting import PATIENCE, wait_until
 
 PROGRAMS: Final = Path(__file__).parent / "stdio_servers"
 ERAS: Final = ("legacy", "2026-07-28")
@@ -67,7 +67,7 @@ class EndpointBench:
     def http(self, **options: Any) -> httpx2.AsyncClient:
         """A bare client."""
         headers = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
-        return httpx2.AsyncClient(headers=headers, timeout=30, **options)
+        return httpx2.AsyncClient(headers=headers, timeout=PATIENCE, **options)
 
     def holders(self, server: str) -> tuple[str, ...]:
         [status] = [status for status in self.pool.status() if status.name == server]

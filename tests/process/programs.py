@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 
 from sexton.containment import ProcessSpec, ProcessTree, StopTimes
+from waiting import PATIENCE
 
 MARK = "SEXTON_TEST_FOLDER"
 """Every program that a test starts carries its test's folder in this variable."""
@@ -55,6 +56,6 @@ class Program:
 
 
 async def read_line(tree: ProcessTree) -> bytes:
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         await anyio.wait_readable(tree.stdout)
         return os.read(tree.stdout, 65536)

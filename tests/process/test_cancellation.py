@@ -16,6 +16,7 @@ from process.await_points import Interruption, interrupt
 from process.conftest import boundaries_here, left_of
 from process.programs import POLITE, STUBBORN, Program
 from sexton.containment import Boundary, Containment, StopTimes
+from waiting import PATIENCE
 from zoo.oracles import wait_until
 
 BRISK = StopTimes(stdin_grace=0.03, term_grace=0.03, leader_exit_grace=0.03)
@@ -48,7 +49,7 @@ async def test_a_scope_may_be_cancelled_at_any_await_point(
     containment: Containment, program: Program, tmp_path: Path, argv: tuple[str, ...]
 ) -> None:
     for point in range(1, MOST_POINTS):
-        with anyio.fail_after(20), anyio.CancelScope() as scope:
+        with anyio.fail_after(PATIENCE), anyio.CancelScope() as scope:
             points = await interrupt(live(containment, program, argv), {point: scope.cancel})
         _assert_only_helpers_left(containment, tmp_path)
         if not scope.cancelled_caught and points < point:
@@ -68,11 +69,11 @@ async def test_asyncios_own_cancellation_may_strike_at_any_await_point_and_again
         if again_after is not None:
             strikes[point + again_after] = asyncio.CancelledError
         try:
-            with anyio.fail_after(20):
+            with anyio.fail_after(PATIENCE):
                 points = await interrupt(live(containment, program, argv), strikes)
         except asyncio.CancelledError:
             points = point
-        wait_until(lambda: not _programs_left(containment, tmp_path), within=5)
+        wait_until(lambda: not _programs_left(containment, tmp_path), within=PATIENCE)
         if points < point:
             return
     pytest.fail("it never came to its end")

@@ -12,6 +12,7 @@ import pytest
 from sexton.containment import cgroup_boundary, identity
 from sexton.containment.cgroup_boundary import Leaf, group_name, remove_abandoned
 from sexton.containment.identity import ProcessIdentity
+from waiting import PATIENCE
 
 
 def us() -> ProcessIdentity:
@@ -44,7 +45,7 @@ def test_a_group_that_somebody_is_in_stays_and_nobody_is_signalled(folder: Path)
         assert Leaf(str(leaf)).members() == (member.pid,)
         assert member.poll() is None
     finally:
-        member.communicate(timeout=10)
+        member.communicate(timeout=PATIENCE)
 
 
 def test_what_is_not_ours_stays(folder: Path) -> None:

@@ -17,6 +17,7 @@ from process.programs import Program
 from sexton.actions import run_command
 from sexton.containment import Containment
 from sexton.scheduler import Job, Outcome, Run, RunContext, RunFailed, RunState, Trigger
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +37,7 @@ class Watcher:
 
 async def run(containment: Containment, *argv: str, watcher: Watcher | None = None, **action: Any) -> Outcome:
     wanted: Mapping[str, Any] = {"kind": "command", "argv": list(argv), **action}
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         return await run_command(containment, wanted, (watcher or Watcher()).context())
 
 

@@ -24,6 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from process.conftest import boundaries_here
 from sexton.containment import Boundary
+from waiting import PATIENCE
 from zoo.gateway_process import GatewayProcess
 from zoo.oracles import Bystanders, wait_until
 from zoo.trial import Trial, trials
@@ -32,7 +33,7 @@ RUNS = int(os.environ.get("SEXTON_MACHINE_RUNS", "8"))
 KINDS = ("stubborn", "polite", "daemonises", "daemonises_and_exits", "scrubs", "stopped", "slow_hoppers", "headless")
 EVASIVE = ("scrubs", "slow_hoppers")
 MOST_TREES = 4
-GONE_WITHIN = 15.0
+GONE_WITHIN = PATIENCE
 
 
 class ContainmentMachine(RuleBasedStateMachine):
@@ -173,7 +174,6 @@ TestContainmentMachine = ContainmentMachine.TestCase
 TestContainmentMachine.settings = settings(
     max_examples=RUNS,
     stateful_step_count=12,
-    deadline=None,
     derandomize="SEXTON_MACHINE_RUNS" not in os.environ,
     suppress_health_check=list(HealthCheck),
 )

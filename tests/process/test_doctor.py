@@ -16,6 +16,7 @@ from sexton.containment import Boundary, Containment, doctor, identity
 from sexton.containment.doctor import THE_HOLE, DoctorReport, Guarantee, Ledger, Level, examine, judge
 from sexton.containment.host_facts import ContainerEngine, HostFacts, SystemdUnit, _unit_name, find_host_facts
 from sexton.containment.self_test import Trial, try_boundary
+from waiting import PATIENCE
 from zoo.engine import FakeEngine
 from zoo.oracles import helpers_of, unified_mount, wait_none_of
 
@@ -199,7 +200,7 @@ async def test_the_doctor_finds_on_this_host_what_the_test_finds(tmp_path: Path)
     assert proven
     assert all(trial.seconds is not None and trial.seconds < 5 for trial in proven)
     assert list(tmp_path.iterdir()) == []
-    wait_none_of(helpers_of(os.getpid()), within=5)
+    wait_none_of(helpers_of(os.getpid()), within=PATIENCE)
 
 
 async def test_the_doctor_tells_of_damaged_records_and_touches_nothing(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from sexton.containment import external
 from sexton.containment.ledger import External
+from waiting import PATIENCE
 from zoo.engine import FakeEngine
 from zoo.oracles import wait_until
 
@@ -86,13 +87,13 @@ def started(engine: FakeEngine, folder: Path, *words: str, tree: str) -> tuple[s
 
 def end(client: subprocess.Popen[bytes]) -> None:
     client.kill()
-    client.communicate(timeout=5)
+    client.communicate(timeout=PATIENCE)
 
 
 def test_the_containers_of_one_tree_are_removed_and_no_others(engine: FakeEngine, tmp_path: Path) -> None:
     ours, ours_record = started(engine, tmp_path, "-i", "--rm", "stubborn", tree="ours")
     theirs, theirs_record = started(engine, tmp_path, "-i", "--rm", "stubborn", tree="theirs")
-    wait_until(lambda: len(engine.asked("start")) == 2, within=20)
+    wait_until(lambda: len(engine.asked("start")) == 2, within=PATIENCE)
     end(ours)
     kept = external.listed(theirs_record)
     assert len(kept) == 1
@@ -111,7 +112,7 @@ def test_a_container_whose_client_was_killed_while_it_asked_is_removed_when_it_a
     """The cidfile tells that an answer is outstanding; two quick looks would find nothing, and miss it."""
     with FakeEngine(tmp_path, slow_create=1.0) as engine:
         client, record = started(engine, tmp_path, "-i", "--rm", "stubborn", tree="cut")
-        wait_until(lambda: len(engine.asked("create")) == 1, within=20)
+        wait_until(lambda: len(engine.asked("create")) == 1, within=PATIENCE)
         end(client)
         assert engine.containers() == []
 
@@ -123,7 +124,7 @@ def test_a_container_whose_client_was_killed_while_it_asked_is_removed_when_it_a
 
 def test_an_engine_that_is_away_leaves_the_removal_pending(engine: FakeEngine, tmp_path: Path) -> None:
     client, record = started(engine, tmp_path, "-i", "--rm", "stubborn", tree="away")
-    wait_until(lambda: len(engine.asked("start")) == 1, within=20)
+    wait_until(lambda: len(engine.asked("start")) == 1, within=PATIENCE)
     end(client)
     engine.go_away()
     removal = external.remove(record)

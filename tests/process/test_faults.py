@@ -27,6 +27,7 @@ from sexton.containment import (
     TreeState,
     TreeStuck,
 )
+from waiting import PATIENCE
 from zoo.oracles import TruthGroup, truth_hierarchy, wait_until
 
 STUCK_SOON = StopTimes(stdin_grace=0.05, term_grace=0.05, leader_exit_grace=0.05, stuck_after=0.2)
@@ -56,7 +57,7 @@ async def test_a_gateway_without_descriptors_starts_nothing_and_loses_none(
         async with tree:
             tree.kill()
         del tree
-    wait_until(lambda: set(os.listdir("/proc/self/fd")) == before, within=5)  # noqa: PTH208
+    wait_until(lambda: set(os.listdir("/proc/self/fd")) == before, within=PATIENCE)  # noqa: PTH208
     assert containment.trees() == ()
 
 
@@ -75,7 +76,7 @@ async def test_a_warden_without_descriptors_says_so_and_recovers(
     assert warden
     with open_files_limited(warden, spare):
         async with containment.start(program(*POLITE)) as tree:
-            with anyio.fail_after(10):
+            with anyio.fail_after(PATIENCE):
                 try:
                     await tree.wait_started()
                 except SpawnFailed:
@@ -111,9 +112,9 @@ async def test_a_program_whose_execution_hangs_can_be_given_up(
     """Z32."""
     with hanging_execution(tmp_path) as script:
         tree = containment.start(program(str(script)))
-        wait_until(lambda: tree.progress.keeper is not None, within=5)
+        wait_until(lambda: tree.progress.keeper is not None, within=PATIENCE)
         assert tree.pid is None
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             async with tree:
                 pass
             # A process that dies loses its descriptors before it has exited: whether it ran is then anybody's guess.
@@ -129,11 +130,11 @@ async def test_a_program_whose_execution_hangs_ends_with_what_holds_it(
     """Z32.  (For the gateway see the crash point `before_exec`.)"""
     with hanging_execution(tmp_path) as script:
         tree = containment.start(program(str(script)))
-        wait_until(lambda: tree.progress.keeper is not None, within=5)
+        wait_until(lambda: tree.progress.keeper is not None, within=PATIENCE)
         keeper = tree.progress.keeper
         assert keeper
         os.kill(keeper.pid if whom == "keeper" else containment.warden_pid or 0, signal.SIGKILL)
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             assert (await tree.wait_gone()).reason in {EndReason.KEEPER_DIED, EndReason.WARDEN_DIED}
 
 
@@ -152,14 +153,14 @@ async def test_what_cannot_be_killed_is_reported_and_ended_when_it_can_be(
             group.procs.write_text(str(tree.pid))
             with group.frozen():
                 await _expect_stuck(containment, tree)
-            wait_until(lambda: tree.state is TreeState.GONE, within=5)
+            wait_until(lambda: tree.state is TreeState.GONE, within=PATIENCE)
     finally:
         group.close()
 
 
 async def _expect_stuck(containment: Containment, tree: ProcessTree) -> None:
     tree.release()
-    with pytest.raises(TreeStuck) as caught, anyio.fail_after(10):
+    with pytest.raises(TreeStuck) as caught, anyio.fail_after(PATIENCE):
         await tree.wait_gone()
     assert [one.pid for one in caught.value.stuck] == [tree.pid]
     [status] = containment.trees()

@@ -34,6 +34,7 @@ from sexton.containment import (
     warden,
 )
 from small_disk import fill, small_disk
+from waiting import PATIENCE
 from waiting import wait_until as wait_until_async
 from zoo.gateway_process import GatewayProcess
 from zoo.oracles import PYTHON, ZOO, Bystanders, children_of, helpers_of, mounted_hierarchies, unified_mount, wait_until
@@ -41,7 +42,7 @@ from zoo.trial import Trial, trials, wait_ready
 
 DENIED = (sys.executable, str(Path(__file__).with_name("denied_syscalls.py")))
 KINDS = ("stubborn", "daemonises", "scrubs", "parent_clones")
-WITHIN = 10.0
+WITHIN = PATIENCE
 A_DAY = 86_400.0
 
 
@@ -212,7 +213,7 @@ def test_on_a_poorer_host_everything_is_ended_all_the_same(
             gateway.wait_helpers_gone(within=WITHIN)
         with GatewayProcess(state, None, through=through) as gateway:
             gateway.start(made)
-            wait_until(lambda: _are_counted(state, made), within=20, every=0.1)
+            wait_until(lambda: _are_counted(state, made), within=PATIENCE, every=0.1)
             gateway.kill_with_all_helpers()
         with GatewayProcess(state, None, through=through):
             wait_all_empty(made)
@@ -239,7 +240,7 @@ def test_without_pidfds_it_is_refused_and_said_why(tmp_path: Path) -> None:
         [*DENIED, "pidfd_open", sys.executable, "-c", program, str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
@@ -312,7 +313,7 @@ def test_what_a_crash_left_is_recovered_after_a_step_of_the_clock(tmp_path: Path
     with trials(tmp_path, ["daemonises", "scrubs"]) as made:
         with GatewayProcess(state, Boundary.SUBREAPER) as gateway:
             gateway.start(made)
-            wait_until(lambda: _are_counted(state, made), within=20, every=0.1)
+            wait_until(lambda: _are_counted(state, made), within=PATIENCE, every=0.1)
             gateway.kill_with_all_helpers()
             helpers = helpers_of(gateway.pid)
         assert helpers == {}

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sexton.containment import identity
+from waiting import PATIENCE
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(PATIENCE)
 
 
 def test_a_stat_with_spaces_and_parentheses_in_the_name_is_read() -> None:
@@ -52,7 +53,7 @@ def test_a_signal_reaches_that_process(sleeper: subprocess.Popen[bytes], weakene
     assert known is not None
     weaker = replace(known, **weakened)  # type: ignore[arg-type]
     assert identity.signal_verified(weaker, signal.SIGTERM)
-    assert sleeper.wait(10) == -signal.SIGTERM
+    assert sleeper.wait(PATIENCE) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_the_handle_of_a_dead_process_opens_nothing(sleeper: subprocess.Popen[by
     if known.handle is None:
         pytest.skip("this kernel has no pidfs handles")
     sleeper.kill()
-    sleeper.wait(10)
+    sleeper.wait(PATIENCE)
     assert not identity.is_alive(replace(known, pid=os.getpid()))  # only the handle counts
 
 

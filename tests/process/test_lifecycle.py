@@ -26,6 +26,7 @@ import pytest
 from process.conftest import BOUNDARIES, left_of
 from process.programs import POLITE, STUBBORN, Program, read_line
 from sexton.containment import Boundary, Containment, EndReason, ProcessTree
+from waiting import PATIENCE
 from waiting import wait_until as wait_until_async
 from zoo.gateway_process import GatewayProcess
 from zoo.oracles import PYTHON, ZOO, Bystanders, helpers_of, stat_fields, wait_until
@@ -33,7 +34,7 @@ from zoo.trial import Trial, trials, wait_ready
 
 KINDS = ("stubborn", "daemonises", "scrubs", "holds_stdin", "parent_clones")
 STORMS = 200 if "SEXTON_FULL" in os.environ else 4
-WITHIN = 10.0
+WITHIN = PATIENCE
 
 
 @pytest.fixture
@@ -157,8 +158,8 @@ async def test_eight_threads_may_end_one_tree_at_once_in_every_way(containment: 
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(10)
-            with anyio.fail_after(10):
+                thread.join(PATIENCE)
+            with anyio.fail_after(PATIENCE):
                 assert (await tree.wait_gone()).reason in {EndReason.RELEASED, EndReason.KILLED, EndReason.LEADER_EXIT}
             del tree, ways, threads
         os.write(beside.stdin, b"still here\n")
@@ -166,7 +167,7 @@ async def test_eight_threads_may_end_one_tree_at_once_in_every_way(containment: 
 
 
 def _at_once(ready: threading.Barrier, do: Any) -> None:
-    ready.wait(10)
+    ready.wait(PATIENCE)
     do()
 
 
@@ -213,7 +214,7 @@ async def test_an_interrupt_at_any_line_of_a_start_leaves_no_process(
     assert 100 < line < 5_000
     gc.collect()
     helpers = helpers_of(os.getpid())
-    await wait_until_async(lambda: set(left_of(tmp_path)) <= set(helpers), seconds=30)
+    await wait_until_async(lambda: set(left_of(tmp_path)) <= set(helpers), seconds=PATIENCE)
     await wait_until_async(lambda: containment.trees() == ())
     async with containment.start(program(*POLITE)) as tree:
         assert await read_line(tree) == b"up\n"

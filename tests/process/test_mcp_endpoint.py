@@ -34,7 +34,7 @@ from mcp_types import (
 from process.endpoint_bench import ERAS, PROGRAMS, EndpointBench, config, endpoint_bench
 from process.programs import MARK
 from sexton.mcp_servers import HttpServer, ServerConfig
-from waiting import wait_until
+from waiting import PATIENCE, wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("none_left")]
 
@@ -163,10 +163,10 @@ async def test_a_server_that_somebody_else_runs_is_used_in_the_same_way(
     tmp_path: Path, front: str, behind: str
 ) -> None:
     with far_server(tmp_path) as url:
-        far = ServerConfig(name="far", transport=HttpServer(url=url), protocol=behind, call_timeout=30)  # type: ignore[arg-type]
+        far = ServerConfig(name="far", transport=HttpServer(url=url), protocol=behind, call_timeout=PATIENCE)  # type: ignore[arg-type]
         tool = "far__ask_old" if behind == "legacy" else "far__ask_new"
         async with endpoint_bench(tmp_path, far) as bench:
-            await wait_until(lambda: listens(url), seconds=30)
+            await wait_until(lambda: listens(url), seconds=PATIENCE)
             async with bench.client(front, **ANSWERS) as client:
                 await check_tools(client, "far__")
                 await check_the_rest(client, "far__")
@@ -217,7 +217,7 @@ async def test_a_cancelled_call_is_cancelled_at_the_server_and_no_other(tmp_path
             with anyio.CancelScope() as scope:
                 tasks.start_soon(cancel_when_called, bench, scope)
                 await client.call_tool("raw__sleep", {})
-            await wait_until(lambda: has_cancelled(client, 1), seconds=5)
+            await wait_until(lambda: has_cancelled(client, 1), seconds=PATIENCE)
         assert results == ["stayed"]
         assert text_of(await client.call_tool("raw__echo", {"text": "on"})) == "on"
 

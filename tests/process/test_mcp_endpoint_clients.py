@@ -27,7 +27,7 @@ from fake_clock import FakeClock
 from process.endpoint_bench import ERAS, Caller, EndpointBench, config, endpoint_bench
 from sexton.gateway.mcp_endpoint import EndpointSettings, Profile, reply
 from sexton.mcp_servers import Sharing, ToolFilter
-from waiting import wait_until
+from waiting import PATIENCE, wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("none_left")]
 
@@ -107,7 +107,7 @@ async def test_a_client_whose_connection_breaks_takes_its_call_with_it(tmp_path:
                 with anyio.CancelScope() as scope:
                     tasks.start_soon(cancel_when, lambda: bench.pool.status()[0].calls == 2, scope)
                     await leaver.call("raw__sleep", seconds=60)
-            await wait_until(lambda: was_cancelled(bench), seconds=5)
+            await wait_until(lambda: was_cancelled(bench), seconds=PATIENCE)
         assert answers == ["stayed"]
 
 
@@ -139,11 +139,11 @@ async def test_a_client_that_is_killed_takes_its_call_with_it(tmp_path: Path) ->
             await wait_until(lambda: bench.pool.status()[0].calls == 1)
             os.kill(client.pid, signal.SIGKILL)
             began = anyio.current_time()
-            await wait_until(lambda: was_cancelled(bench), seconds=5)
+            await wait_until(lambda: was_cancelled(bench), seconds=PATIENCE)
             assert anyio.current_time() - began < 5
         finally:
             client.kill()
-            client.wait(5)
+            client.wait(PATIENCE)
 
 
 @FRONT

@@ -31,7 +31,7 @@ from sexton.mcp_servers import (
     ServerStatus,
     ServerUnavailable,
 )
-from waiting import wait_until
+from waiting import PATIENCE, wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("none_left")]
 
@@ -58,7 +58,7 @@ class FarServer:
         command = [sys.executable, str(PROGRAM), self.kind, str(self.port)]
         env = {**os.environ, MARK: str(self.folder)}
         self.program = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=env)
-        await wait_until(self._listens, seconds=30)
+        await wait_until(self._listens, seconds=PATIENCE)
 
     def kill(self) -> None:
         if self.program is not None:
@@ -69,7 +69,10 @@ class FarServer:
     def config(self) -> ServerConfig:
         url = f"http://127.0.0.1:{self.port}/{'sse' if self.kind == 'sse' else 'mcp'}"
         return ServerConfig(
-            name="far", transport=HttpServer(url=url, headers={}, kind=self.kind), connect_timeout=10, call_timeout=20
+            name="far",
+            transport=HttpServer(url=url, headers={}, kind=self.kind),
+            connect_timeout=PATIENCE,
+            call_timeout=PATIENCE,
         )
 
     def _listens(self) -> bool:

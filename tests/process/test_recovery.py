@@ -30,6 +30,7 @@ from sexton.containment.ledger import CgroupLeaf, Record, home_of
 from sexton.containment.recovery import recover
 from sexton.containment.remains import Claim, Search, is_member, parse_cookie
 from sexton.containment.tree_state import Boundary, TreeState
+from waiting import PATIENCE
 from zoo.engine import FakeEngine
 from zoo.oracles import PYTHON, ZOO, Bystanders, Truth, is_running, start_ticks, unified_mount, wait_until
 
@@ -113,11 +114,11 @@ class Abandoned:
 
     def lose_the_leader(self) -> None:
         self._process.kill()
-        self._process.wait(5)
+        self._process.wait(PATIENCE)
 
     def close(self) -> None:
         self.truth.close()
-        self._process.communicate(timeout=5)
+        self._process.communicate(timeout=PATIENCE)
 
 
 class Abandon(Protocol):
@@ -141,7 +142,7 @@ def recover_elsewhere(state_dir: Path, *, env: dict[str, str] | None = None) -> 
     """What a recovery reports that runs in another process, below a shell; what we start is no descendant of it."""
     program = "import anyio, sys; from sexton.containment.recovery import recover; anyio.run(recover, sys.argv[1])"
     command = ["sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-c", program, str(state_dir)]
-    subprocess.run(command, env={**os.environ, **(env or {})}, check=True, timeout=30)
+    subprocess.run(command, env={**os.environ, **(env or {})}, check=True, timeout=PATIENCE)
     report = recovery.last_recovery(state_dir)
     assert report
     return report
@@ -169,7 +170,7 @@ async def test_members_that_the_census_knows_are_ended(
 
     report = await recover(tmp_path)
 
-    family.truth.wait_empty(within=2)
+    family.truth.wait_empty(within=PATIENCE)
     assert [tree.state for tree in report.trees] == [TreeState.RECOVERED]
     assert len(report.trees[0].killed) == 1
     assert report.is_clean
@@ -186,7 +187,7 @@ async def test_descendants_younger_than_the_census_are_found_by_descent(
 
     report = await recover(tmp_path)
 
-    family.truth.wait_empty(within=2)
+    family.truth.wait_empty(within=PATIENCE)
     assert len(report.trees[0].killed) == 21
     assert bystanders
 
@@ -203,8 +204,8 @@ async def test_the_group_of_a_living_leader_goes_with_it(tmp_path: Path, bystand
 
         await recover(tmp_path)
 
-        wait_until(lambda: not is_running(orphan, start), within=2)
-        leader.wait(5)
+        wait_until(lambda: not is_running(orphan, start), within=PATIENCE)
+        leader.wait(PATIENCE)
     assert bystanders
 
 
@@ -218,7 +219,7 @@ async def test_the_cookie_leads_to_those_whom_nobody_counted(
 
     report = await recover(tmp_path)
 
-    family.truth.wait_empty(within=2)
+    family.truth.wait_empty(within=PATIENCE)
     assert len(report.trees[0].killed) == 1
     assert bystanders
 
@@ -226,7 +227,7 @@ async def test_the_cookie_leads_to_those_whom_nobody_counted(
 async def test_a_cookie_older_than_its_tree_is_nobodys(tmp_path: Path) -> None:
     """It was there before the tree: whoever it is, it did not come of it."""
     with Bystanders(tmp_path, families_of("daemonises"), extra_env={COOKIE_VARIABLE: COOKIE}) as before:
-        wait_until(lambda: here_ticks() > max(before.start_ticks()), within=2)
+        wait_until(lambda: here_ticks() > max(before.start_ticks()), within=PATIENCE)
         write(tmp_path, record())
         report = recover_elsewhere(tmp_path)
         before.assert_untouched()
@@ -253,7 +254,7 @@ async def test_a_cookie_elsewhere_in_the_hierarchy_is_reported_and_left_alone(tm
         started.assert_untouched()
         assert set(report["trees"][0]["escaped"]) == set(started.pids())
         assert report["trees"][0]["killed"] == []
-    wait_until(lambda: (elsewhere / "cgroup.procs").read_text() == "", within=2)
+    wait_until(lambda: (elsewhere / "cgroup.procs").read_text() == "", within=PATIENCE)
     elsewhere.rmdir()
 
 
@@ -330,7 +331,7 @@ async def test_a_leaf_is_killed_and_removed_with_all_that_its_members_made_in_it
 
     report = await recover(tmp_path)
 
-    family.truth.wait_empty(within=2)
+    family.truth.wait_empty(within=PATIENCE)
     assert report.trees[0].leaf_killed
     assert report.trees[0].killed == ()
     assert not leaf.parent.exists()
@@ -344,7 +345,7 @@ async def test_another_cgroup_at_the_same_path_is_left_alone(tmp_path: Path, lea
         report = await recover(tmp_path)
         others.assert_untouched()
         assert not report.trees[0].leaf_killed
-    wait_until(lambda: (leaf / "cgroup.procs").read_text() == "", within=2)
+    wait_until(lambda: (leaf / "cgroup.procs").read_text() == "", within=PATIENCE)
 
 
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
@@ -369,7 +370,7 @@ async def test_whoever_got_the_pid_of_a_dead_member_is_left_alone(certain_by: st
         was = replace(was, handle=None)
     if certain_by == "start_ticks":
         was = replace(was, inode=None)
-    wait_until(lambda: here_ticks() > was.start_ticks, within=2)
+    wait_until(lambda: here_ticks() > was.start_ticks, within=PATIENCE)
     with reuse(was.pid, tmp_path) as innocent:
         write(tmp_path, record(leader=was, census=(was,), keeper=was, warden=was, gateway=was))
         report = await recover(tmp_path)
@@ -408,7 +409,7 @@ async def test_of_ones_own_instance_only_trees_without_any_helper_are_ended(tmp_
     gone = write(tmp_path, record(tree="lost", cookie="other", gateway=here(), census=lost.identities()))
     report = await recover(tmp_path, own_instance="lost")
     assert [tree.tree for tree in report.trees] == ["lost"]
-    lost.truth.wait_empty(within=2)
+    lost.truth.wait_empty(within=PATIENCE)
     assert len(kept.truth.survivors()) == 2
     assert gone.parent.exists()
 
@@ -437,7 +438,7 @@ async def test_who_appears_after_a_first_clean_look_is_seen_by_the_second(
     monkeypatch.setattr(recovery, "Search", Late)
     write(tmp_path, record())
     await recover(tmp_path)
-    late[0].truth.wait_empty(within=2)
+    late[0].truth.wait_empty(within=PATIENCE)
 
 
 async def test_a_keeper_that_does_not_finish_is_ended_first(
@@ -451,8 +452,8 @@ async def test_a_keeper_that_does_not_finish_is_ended_first(
         write(tmp_path, record(keeper=keeper, census=family.identities()))
         assert [one.tree for one in recovery.list_orphans(tmp_path)] == ["t1"]
         report = await recover(tmp_path)
-        assert frozen_keeper.wait(5) == -signal.SIGKILL
-    family.truth.wait_empty(within=2)
+        assert frozen_keeper.wait(PATIENCE) == -signal.SIGKILL
+    family.truth.wait_empty(within=PATIENCE)
     assert [tree.state for tree in report.trees] == [TreeState.RECOVERED]
 
 
@@ -502,7 +503,7 @@ async def test_what_does_not_die_is_stuck_until_it_does(
         assert {one.why for one in report.trees[0].stuck} == {"it was killed and does not end"}
         assert [one.state for one in recovery.list_orphans(tmp_path)] == [TreeState.STUCK]
     assert (await recover(tmp_path)).is_clean
-    family.truth.wait_empty(within=2)
+    family.truth.wait_empty(within=PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -592,7 +593,7 @@ async def test_containers_of_a_lost_tree_are_removed_and_pending_while_their_eng
         )
         assert found
         with subprocess.Popen(argv, env=engine.env, stdin=subprocess.PIPE) as client:
-            wait_until(lambda: len(engine.asked("start")) == 1, within=20)
+            wait_until(lambda: len(engine.asked("start")) == 1, within=PATIENCE)
             client.kill()
         path = write(tmp_path, record(externals=(found,)))
         engine.go_away()
@@ -636,5 +637,5 @@ async def test_two_recoveries_at_once_do_no_harm(tmp_path: Path, abandoned: Aban
         tasks.start_soon(one)
         tasks.start_soon(one)
     for family in families:
-        family.truth.wait_empty(within=2)
+        family.truth.wait_empty(within=PATIENCE)
     assert all(report.is_clean for report in reports)

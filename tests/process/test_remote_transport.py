@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sexton.mcp_servers.remote_transport import RemoteServer
 from sexton.mcp_servers.server_config import HttpServer, ServerConfig
 from sexton.mcp_servers.server_errors import CallTimedOut, ConnectFailed, ConnectTimedOut, NotWritten, ServerDied
-from waiting import wait_until
+from waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -92,7 +92,7 @@ def listening(app: ASGIApp) -> Iterator[int]:
             yield listener.getsockname()[1]
         finally:
             server.should_exit = True
-            thread.join(10)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
 
 
@@ -105,7 +105,7 @@ def config_for(port: int, kind: Kind, *, scheme: str = "http", headers: Any = ()
 @asynccontextmanager
 async def remote(kind: Kind, **settings: Any) -> AsyncIterator[tuple[RemoteEcho, RemoteServer]]:
     echo = RemoteEcho()
-    with listening(echo.app(kind)) as port, anyio.fail_after(30):
+    with listening(echo.app(kind)) as port, anyio.fail_after(PATIENCE):
         async with RemoteServer.open(config_for(port, kind, **settings)) as server:
             yield echo, server
 
@@ -185,7 +185,7 @@ async def test_nothing_listens(kind: Kind) -> None:
 
 
 async def open_and_leave(config: ServerConfig) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with RemoteServer.open(config) as server, server.connect("a") as a:
             assert await call(a, "echo", text="x") == "x"
 
@@ -234,8 +234,8 @@ async def test_a_server_that_goes_away_fails_the_calls_and_cancels_nobody(kind: 
     script = Path(__file__).parent / "stdio_servers" / "sdk_server.py"
     with subprocess.Popen([sys.executable, str(script), kind, str(port)], stderr=subprocess.DEVNULL) as program:
         try:
-            await wait_until(lambda: _is_open(port), seconds=30)
-            with anyio.fail_after(30):
+            await wait_until(lambda: _is_open(port), seconds=PATIENCE)
+            with anyio.fail_after(PATIENCE):
                 async with RemoteServer.open(config_for(port, kind)) as server, server.connect("a") as a:
                     assert (await a.call_tool("add", {"a": 1, "b": 2})).structured_content == {"total": 3}
                     program.kill()
@@ -250,7 +250,7 @@ async def test_a_server_that_goes_away_fails_the_calls_and_cancels_nobody(kind: 
 @pytest.mark.parametrize("protocol", ["auto", "legacy"])
 async def test_a_server_that_forgot_our_session_is_told_apart_and_given_up(protocol: str) -> None:
     door = Door(RemoteEcho().app("streamable-http"))
-    with listening(door) as port, anyio.fail_after(30):
+    with listening(door) as port, anyio.fail_after(PATIENCE):
         config = config_for(port, "streamable-http", protocol=protocol)
         async with RemoteServer.open(config) as server, server.connect("a") as a:
             assert await call(a, "echo", text="x") == "x"

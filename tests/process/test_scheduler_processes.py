@@ -19,6 +19,7 @@ from sexton.clock import SystemClock
 from sexton.database import Database
 from sexton.journal import Journal
 from sexton.scheduler import Every, Job, OnInterrupted, Outcome, Run, RunContext, RunState, RunStore, Scheduler
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
 PROGRAM = Path(__file__).with_name("scheduler_program.py")
@@ -65,11 +66,11 @@ async def test_each_slot_runs_once_in_three_processes_one_of_which_is_killed(
         for number in range(4):
             await onlooker.put_job(Job(name=f"quick-{number}", schedule=Every(seconds=1)))
         processes = [gateways.start() for _ in range(3)]
-        await wait_until(lambda: len(gateways.lines()) >= 8, seconds=30)
+        await wait_until(lambda: len(gateways.lines()) >= 8, seconds=PATIENCE)
         victim = int(gateways.lines()[-1][3])
         next(process for process in processes if process.pid == victim).kill()
         seen = len(gateways.lines())
-        await wait_until(lambda: len(gateways.lines()) >= seen + 12, seconds=30)
+        await wait_until(lambda: len(gateways.lines()) >= seen + 12, seconds=PATIENCE)
         for process in processes:
             process.kill()
             process.wait()
@@ -101,15 +102,15 @@ async def test_what_a_killed_gateway_was_running_is_settled_at_the_next_start(
         for name in ("long", "long-again"):
             await onlooker.run_now(name)
         first = gateways.start()
-        await wait_until(lambda: len(gateways.lines()) == 2, seconds=30)
-        with anyio.fail_after(30):
+        await wait_until(lambda: len(gateways.lines()) == 2, seconds=PATIENCE)
+        with anyio.fail_after(PATIENCE):
             while any(run.output is None for run in await onlooker.runs()):  # noqa: ASYNC110 - another process writes it
                 await anyio.sleep(0.05)
         first.kill()
         first.wait()
         assert {run.state for run in await onlooker.runs()} == {RunState.RUNNING}
         gateways.start()
-        await wait_until(lambda: len(gateways.lines()) == 3, seconds=10)
+        await wait_until(lambda: len(gateways.lines()) == 3, seconds=PATIENCE)
         assert gateways.lines()[2][:3] == ["long-again", "by-hand", "2"]
         (cut_off,) = await onlooker.runs("long")
         record = await onlooker.run_record(cut_off.id)

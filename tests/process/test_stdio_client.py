@@ -27,7 +27,7 @@ import sexton
 from sexton.containment import ProcessSpec, StopTimes
 from sexton.mcp_servers import stdio_client
 from sexton.mcp_servers.default_containment import DEFAULT_CONTAINMENT
-from waiting import wait_until
+from waiting import PATIENCE, wait_until
 from zoo.oracles import wait_until as wait_until_now
 
 pytestmark = pytest.mark.anyio
@@ -57,7 +57,7 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     trees = containment.trees() if containment is not None else ()
     DEFAULT_CONTAINMENT.close()
     assert trees == ()
-    wait_until_now(lambda: not _records(tmp_path), within=10)
+    wait_until_now(lambda: not _records(tmp_path), within=PATIENCE)
 
 
 def _records(state: Path) -> list[str]:
@@ -85,7 +85,7 @@ async def text_of_call(session: ClientSession | Client, tool: str, **arguments: 
 
 
 async def test_the_sdks_example_with_a_session_works_with_the_import_changed() -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with sexton.stdio_client(raw_server()) as (read, write), ClientSession(read, write) as session:
             await session.initialize()
             assert "echo" in [tool.name for tool in (await session.list_tools()).tools]
@@ -93,7 +93,7 @@ async def test_the_sdks_example_with_a_session_works_with_the_import_changed() -
 
 
 async def test_the_sdks_example_with_a_client_works_with_the_import_changed() -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with Client(sexton.stdio_client(raw_server())) as client:
             assert await text_of_call(client, "echo", text="hello") == "hello"
 
@@ -105,7 +105,7 @@ async def test_several_clients_at_once_have_a_process_each() -> None:
         async with Client(sexton.stdio_client(raw_server())) as client:
             pids.add(await text_of_call(client, "pid"))
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             for _ in range(3):
                 tasks.start_soon(one)
@@ -126,7 +126,7 @@ async def test_several_clients_at_once_have_a_process_each() -> None:
     ],
 )
 async def test_what_cannot_be_started_raises_what_the_sdk_raises(settings: Any, kind: type[Exception]) -> None:
-    with anyio.fail_after(20), pytest.raises(kind) as refusal:
+    with anyio.fail_after(PATIENCE), pytest.raises(kind) as refusal:
         async with sexton.stdio_client(sexton.StdioServerParameters(**settings)):
             pytest.fail("it cannot have started")
     if isinstance(refusal.value, OSError):
@@ -135,7 +135,7 @@ async def test_what_cannot_be_started_raises_what_the_sdk_raises(settings: Any, 
 
 
 async def test_stderr_goes_where_errlog_says(tmp_path: Path) -> None:
-    with anyio.fail_after(20), (tmp_path / "log").open("w+") as log:
+    with anyio.fail_after(PATIENCE), (tmp_path / "log").open("w+") as log:
         async with Client(sexton.stdio_client(raw_server(), errlog=log)) as client:
             await text_of_call(client, "say", words="some words")
         log.seek(0)
@@ -144,7 +144,7 @@ async def test_stderr_goes_where_errlog_says(tmp_path: Path) -> None:
 
 async def test_the_environment_is_the_sdks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_OF_OURS", "x")
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with Client(sexton.stdio_client(raw_server(env={"OF_THE_SERVER": "y"}))) as client:
             environ = json.loads(await text_of_call(client, "environ"))
     inherited = {name: os.environ[name] for name in DEFAULT_INHERITED_ENV_VARS if name in os.environ}
@@ -156,7 +156,7 @@ async def test_the_environment_is_the_sdks(monkeypatch: pytest.MonkeyPatch) -> N
 async def test_the_folder_is_the_one_asked_for(tmp_path: Path) -> None:
     code = 'import os; print(\'{"jsonrpc":"2.0","method":"x","params":{"cwd":"\' + os.getcwd() + \'"}}\')'
     parameters = sexton.StdioServerParameters(command=sys.executable, args=["-c", code], cwd=tmp_path)
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with sexton.stdio_client(parameters) as (read, _write):
             message = await read.receive()
     assert isinstance(message, SessionMessage)
@@ -171,7 +171,7 @@ async def test_other_encodings_are_spoken_both_ways(encoding: str) -> None:
     parameters = sexton.StdioServerParameters(
         command=sys.executable, args=[str(SERVERS / "encoded_server.py"), encoding], encoding=encoding
     )
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with sexton.stdio_client(parameters) as (read, write):
             request = JSONRPCRequest(jsonrpc="2.0", id=1, method="x", params={"text": text})
             await write.send(SessionMessage(request))
@@ -183,7 +183,7 @@ async def test_other_encodings_are_spoken_both_ways(encoding: str) -> None:
 
 async def test_a_line_that_is_no_message_is_an_exception_on_the_stream_and_no_end_of_it() -> None:
     code = 'print(\'words\'); print(\'{"jsonrpc":"2.0","id":1,"result":{}}\')'
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with sexton.stdio_client(
             sexton.StdioServerParameters(command=sys.executable, args=["-c", code])
         ) as streams:
@@ -194,7 +194,7 @@ async def test_a_line_that_is_no_message_is_an_exception_on_the_stream_and_no_en
 
 
 async def test_a_big_line_arrives_whole_and_in_its_place() -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with Client(sexton.stdio_client(raw_server())) as client:
             assert len(await text_of_call(client, "huge", bytes=3_000_000)) == 3_000_000
             assert await text_of_call(client, "echo", text="x" * 1_000_000) == "x" * 1_000_000
@@ -202,7 +202,7 @@ async def test_a_big_line_arrives_whole_and_in_its_place() -> None:
 
 async def test_a_server_that_writes_its_last_at_end_of_file_can_write_it_all(tmp_path: Path) -> None:
     code = f"import sys; sys.stdin.read(); sys.stdout.write('x' * 8_000_000); open({str(tmp_path / 'done')!r}, 'w')"
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with sexton.stdio_client(sexton.StdioServerParameters(command=sys.executable, args=["-c", code])):
             pass
     assert (tmp_path / "done").exists()
@@ -212,7 +212,7 @@ async def test_a_server_that_writes_its_last_at_end_of_file_can_write_it_all(tmp
 async def test_a_stubborn_server_is_gone_when_the_block_is_left() -> None:
     pid = 0
     parameters = sexton.StdioServerParameters(command=sys.executable, args=["-c", STUBBORN])
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         with anyio.CancelScope() as scope:
             async with sexton.stdio_client(parameters) as (read, _write):
                 pid = await _pid_from(read)
@@ -251,7 +251,7 @@ async def test_native_cancellation_at_any_time_even_twice_leaves_nothing() -> No
 
     await asyncio.gather(*(cancelled_use(number) for number in range(12)))
     # After a second cancel the keeper finishes the ladder by itself.
-    await wait_until(lambda: not containment.trees(), seconds=15)
+    await wait_until(lambda: not containment.trees(), seconds=PATIENCE)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -268,7 +268,7 @@ async def test_the_server_ends_with_the_program_however_the_program_ends(end: st
         host.send_signal(signal.SIGKILL)
     await anyio.to_thread.run_sync(host.wait, 15)
     host.stdout.close()
-    await wait_until(lambda: not psutil.pid_exists(pid), seconds=3)
+    await wait_until(lambda: not psutil.pid_exists(pid), seconds=PATIENCE)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

@@ -26,7 +26,7 @@ from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.server_config import ServerConfig, StdioServer
 from sexton.mcp_servers.server_errors import ConnectFailed
 from sexton.mcp_servers.server_process import ServerProcess
-from waiting import wait_until
+from waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +38,7 @@ async def sdk_process(
     folder: Path, protocol: Literal["auto", "legacy", "2026-07-28"], script: str = "sdk_server.py", **settings: Any
 ) -> AsyncIterator[ServerProcess]:
     transport = StdioServer(command=sys.executable, args=(str(SERVERS / script),))
-    config = ServerConfig(name="sdk", transport=transport, protocol=protocol, connect_timeout=30)
+    config = ServerConfig(name="sdk", transport=transport, protocol=protocol, connect_timeout=PATIENCE)
     with anyio.fail_after(60):
         async with (
             Containment.open(folder) as containment,

@@ -35,7 +35,7 @@ from sexton.mcp_servers.server_errors import (
     ServerStoppedReading,
 )
 from sexton.mcp_servers.server_process import ServerProcess
-from waiting import wait_until
+from waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -319,7 +319,7 @@ def size_of(result: CallToolResult) -> int:
 )
 async def test_an_answer_that_is_none_fails_its_call_at_once(containment: Containment, line: str, words: str) -> None:
     async with raw_process(containment) as process, process.connect("a") as a:
-        with anyio.fail_after(10), pytest.raises(InvalidAnswer, match=words):
+        with anyio.fail_after(PATIENCE), pytest.raises(InvalidAnswer, match=words):
             await a.call_tool("answer_raw", {"line": line})
         assert await call(a, "echo", text="still here") == "still here"
 
@@ -457,7 +457,7 @@ async def test_a_server_that_ends_with_the_warden_says_so_and_not_by_whose_hand(
         warden = containment.warden_pid
         assert warden is not None
         os.kill(warden, signal.SIGKILL)
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             await process.ended.wait()
         assert process.end is not None
         assert "because sexton's warden was killed" in process.end.text()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from sexton.containment import subreaper_boundary
+from waiting import PATIENCE
 
 
 def test_the_walk_of_proc_finds_the_same_children_as_the_kernels_list() -> None:
@@ -19,11 +20,11 @@ def test_the_walk_of_proc_finds_the_same_children_as_the_kernels_list() -> None:
     finally:
         for one in sleepers:
             one.kill()
-            one.wait(10)
+            one.wait(PATIENCE)
 
 
 def test_a_process_that_is_no_more_has_no_children() -> None:
     gone = subprocess.Popen(["true"])
-    gone.wait(10)
+    gone.wait(PATIENCE)
     assert subreaper_boundary._children_by_files(gone.pid) == []
     assert subreaper_boundary._children_by_scan(gone.pid) == []

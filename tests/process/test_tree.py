@@ -34,6 +34,7 @@ from sexton.containment import (
     TreeEnd,
     TreeState,
 )
+from waiting import PATIENCE
 from zoo.oracles import wait_until
 
 PAIRS = [(boundaries_here()[0], "asyncio"), (boundaries_here()[-1], "trio")]
@@ -229,7 +230,7 @@ async def test_a_program_that_floods_stderr_is_not_held_up_and_only_the_end_is_k
 ) -> None:
     flood = (*PYTHON, "import sys\nfor n in range(200000): sys.stderr.write(f'line {n}\\n')")
     async with containment.start(program(*flood)) as tree:
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE):
             assert (await tree.wait_gone()).returncode == 0
     assert len(tree.stderr_tail) == 4096
     assert tree.stderr_tail.endswith("line 199998\nline 199999\n")
@@ -265,7 +266,7 @@ async def test_a_handle_that_is_lost_ends_its_tree(containment: Containment, pro
     pids = containment.trees()[0].pids
     del tree
     gc.collect()
-    wait_until(lambda: not set(left_of(tmp_path)) & set(pids), within=5)
+    wait_until(lambda: not set(left_of(tmp_path)) & set(pids), within=PATIENCE)
 
 
 @pytest.mark.anyio
@@ -275,7 +276,7 @@ async def test_a_tree_ends_when_its_time_is_over_unless_that_is_renewed(
     short = containment.start(program(*POLITE, ttl=0.2))
     async with containment.start(program(*POLITE, ttl=0.2)) as renewed:
         renewed.renew(1000)
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             assert (await short.wait_gone()).reason is EndReason.TTL
         assert renewed.progress.ended is None
 
@@ -287,7 +288,7 @@ async def test_kill_does_not_wait_for_any_grace(containment: Containment, progra
         await read_line(tree)
         tree.release()
         tree.kill()
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             assert (await tree.wait_gone()).signal == signal.SIGKILL
 
 
@@ -312,7 +313,7 @@ async def test_several_tasks_may_wait_for_one_tree(containment: Containment, pro
     async def wait(ended: Callable[[], Awaitable[TreeEnd]]) -> None:
         ends.append(await ended())
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE):
         async with containment.start(program(*POLITE)) as tree, anyio.create_task_group() as tasks:
             for ended in (tree.wait_gone, tree.wait_ended, tree.wait_gone, tree.wait_ended):
                 tasks.start_soon(wait, ended)
@@ -330,14 +331,14 @@ async def test_a_tree_may_be_waited_for_and_released_from_other_threads(
     await read_line(tree)
 
     async def wait() -> EndReason:
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             return (await tree.wait_gone()).reason
 
     def in_a_loop_of_its_own() -> EndReason:
         return anyio.run(wait, backend=anyio_backend)
 
     reasons: list[EndReason] = []
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
 
             async def collect() -> None:
@@ -397,7 +398,7 @@ async def test_a_sweep_disturbs_nothing_that_is_in_use_unless_told_to(
 
 async def read_all(tree: ProcessTree) -> str:
     content = b""
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         while chunk := await _read_some(tree):
             content += chunk
     return content.decode("utf-8", "surrogateescape")

@@ -19,6 +19,7 @@ import pytest
 from process.conftest import BOUNDARIES, needs_cgroup
 from sexton.containment import Boundary, TreeState, last_recovery, list_live, list_orphans
 from sexton.containment.ledger import Record
+from waiting import PATIENCE
 from zoo.gateway_process import GatewayProcess
 from zoo.oracles import PYTHON, ZOO, Bystanders, describe, wait_until
 from zoo.trial import CHEAP, Trial, trials
@@ -65,7 +66,7 @@ def test_the_next_start_ends_what_a_crash_of_everything_left(
     with trials(tmp_path, kinds) as made:
         with GatewayProcess(state_dir, boundary) as gateway:
             gateway.start(made)
-            wait_until(lambda: uncounted(state_dir, made) == [], within=20, every=0.1)
+            wait_until(lambda: uncounted(state_dir, made) == [], within=PATIENCE, every=0.1)
             gateway.kill_with_all_helpers()
         left = survivors(made)
         assert "scrubs" in left, "the crash itself ended everything, so this would prove nothing"
@@ -87,7 +88,7 @@ def strike_and_crash(state_dir: Path, boundary: Boundary, trial: Trial) -> None:
         for helper in (gateway.warden, *gateway.keepers()):  # in this order: a warden wakes its keepers
             os.kill(helper, signal.SIGSTOP)
         gateway.strike(trial.kind)
-        wait_until(lambda: len(trial.truth.survivors()) == 2, within=10)
+        wait_until(lambda: len(trial.truth.survivors()) == 2, within=PATIENCE)
         gateway.kill_with_all_helpers()
 
 
@@ -130,7 +131,7 @@ def test_a_leader_goes_with_its_keeper_when_nobody_is_left_to_end_it(boundary: B
             gateway.start(made)
             gateway.kill_with_all_helpers()
         for trial in made:
-            trial.truth.wait_empty(within=10)
+            trial.truth.wait_empty(within=PATIENCE)
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
@@ -146,7 +147,7 @@ def test_the_crash_of_one_gateway_is_no_business_of_another(
         living.start(theirs)
         with GatewayProcess(tmp_path / "ours", boundary) as crashed:
             crashed.start(ours)
-            wait_until(lambda: all(is_counted(tmp_path / "ours", trial) for trial in ours), within=20, every=0.1)
+            wait_until(lambda: all(is_counted(tmp_path / "ours", trial) for trial in ours), within=PATIENCE, every=0.1)
             crashed.kill_with_all_helpers()
         with GatewayProcess(tmp_path / "ours", boundary), GatewayProcess(tmp_path / "theirs", boundary) as third:
             third.tell(sweep=True)
@@ -164,9 +165,9 @@ def test_while_the_gateway_lives_a_sweep_ends_what_lost_all_its_helpers(tmp_path
         GatewayProcess(state_dir, Boundary.SUBREAPER) as gateway,
     ):
         gateway.start(lost)
-        wait_until(lambda: all(is_counted(state_dir, trial) for trial in lost), within=20, every=0.1)
+        wait_until(lambda: all(is_counted(state_dir, trial) for trial in lost), within=PATIENCE, every=0.1)
         gateway.kill_helpers()
-        gateway.wait_helpers_gone(within=5)
+        gateway.wait_helpers_gone(within=PATIENCE)
         gateway.tell(sweep=True)
         assert survivors(lost) == {}
         gateway.start(later)
@@ -184,7 +185,7 @@ def test_a_crash_leaves_no_more_than_the_ledger_says(tmp_path: Path) -> None:
             "print(json.dumps([one.name for one in list_orphans(sys.argv[1])]))"
         )
         done = subprocess.run(
-            [PYTHON[0], "-c", program, str(tmp_path / "state")], capture_output=True, check=True, timeout=30
+            [PYTHON[0], "-c", program, str(tmp_path / "state")], capture_output=True, check=True, timeout=PATIENCE
         )
         assert json.loads(done.stdout) == ["daemonises"]
         with GatewayProcess(tmp_path / "state", Boundary.SUBREAPER):

@@ -29,14 +29,15 @@ import pytest
 from process.await_points import Interruption, interrupt
 from process.conftest import BOUNDARIES
 from sexton.containment import Boundary, Containment, EndReason, ProcessTree
+from waiting import PATIENCE, promised
 from waiting import wait_until as wait_until_async
 from zoo.gateway_process import GatewayProcess
 from zoo.oracles import PYTHON, ZOO, Bystanders, describe, helpers_of, wait_none_of, wait_until
 from zoo.trial import CHEAP, COSTLY, Trial, trials, wait_ready
 
 IS_FULL = "SEXTON_FULL" in os.environ
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900 if IS_FULL else 120)]
-PROMISED = 20.0 if IS_FULL else 2.0
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900 if IS_FULL else 600)]
+PROMISED = promised(20.0 if IS_FULL else 2.0)
 """Seconds within which nothing is left when one of our processes is killed (P7); crowds take longer to die."""
 MOST_POINTS = 60
 STRUCK_AT_EACH_POINT = ("stubborn", "daemonises", "scrubs", "stopped", "holds_stdin", "parent_clones")
@@ -134,7 +135,7 @@ async def all_end(made: Sequence[Trial], boundary: Boundary, state_dir: Path, en
             helpers = helpers_of(os.getpid())
             await everyone.wait()
         assert containment.trees() == ()
-    wait_none_of(helpers, within=5)
+    wait_none_of(helpers, within=PATIENCE)
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
@@ -191,7 +192,7 @@ async def cancel_natively_twice_at(containment: Containment, trial: Trial, point
         points = await interrupt(live(containment, trial), strikes)
     except asyncio.CancelledError:
         points = point
-    await wait_until_async(trial.truth.is_empty, seconds=20)
+    await wait_until_async(trial.truth.is_empty, seconds=PATIENCE)
     return points
 
 
@@ -221,7 +222,7 @@ async def test_a_cancellation_at_any_await_point_leaves_nobody(
                     tasks.start_soon(at_each_point, trial)
             await wait_until_async(lambda: containment.trees() == ())
             helpers = helpers_of(os.getpid())
-        wait_none_of(helpers, within=5)
+        wait_none_of(helpers, within=PATIENCE)
     assert bystanders
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from process.conftest import BOUNDARIES, needs_cgroup
 from sexton.containment import Boundary, Containment
+from waiting import promised
 from zoo.gateway_process import GatewayProcess
 from zoo.oracles import PYTHON, ZOO, Bystanders, wait_until
 from zoo.trial import Trial, program, wait_ready
@@ -33,7 +34,7 @@ spawn(process.execPath, ['-e', 'setInterval(() => 0, 1000)'], { detached: true, 
 console.log(JSON.stringify({ jsonrpc: '2.0', method: 'notifications/message', params: { data: { "ready": 1 } } }));
 process.stdin.resume();
 """
-PROMISED = 4.0
+PROMISED = promised(4.0)
 """Seconds within which nothing is left when one of us is killed: two, on a machine that has time for us (P7)."""
 NPX = ("npx", "-y", "@modelcontextprotocol/server-memory@2026.8.31")
 UVX = (str(Path(sys.executable).with_name("uvx")), "mcp-server-time@2026.10.19")

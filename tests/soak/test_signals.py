@@ -38,7 +38,7 @@ KINDS = (
     "slow_hoppers",
     "parent_clones",
 )
-WITHIN = 30.0
+WITHIN = 60.0
 
 needs_forced_pids = pytest.mark.skipif(not can_force_pids(), reason="pids cannot be forced here")
 

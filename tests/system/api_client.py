@@ -11,6 +11,7 @@ from typing import Any, final
 from urllib.parse import urlsplit
 
 from system.gateway_process import GatewayProcess
+from waiting import PATIENCE
 
 
 @final
@@ -21,7 +22,7 @@ class ApiClient:
         self._address = str(urlsplit(json.loads((gateway.data / "gateway.json").read_text())["url"]).netloc)
         self._headers = {"authorization": f"Bearer {(gateway.data / 'token').read_text().strip()}"}
 
-    def connect(self, *, within: float = 30) -> http.client.HTTPConnection:
+    def connect(self, *, within: float = PATIENCE) -> http.client.HTTPConnection:
         """A connection for one request after the other; closing it is the caller's."""
         connection = http.client.HTTPConnection(self._address, timeout=within)
         connection.connect()
@@ -33,7 +34,7 @@ class ApiClient:
         path: str,
         body: Any = None,
         *,
-        within: float = 30,
+        within: float = PATIENCE,
         over: http.client.HTTPConnection | None = None,
         below: str = "/api/v1",
     ) -> tuple[int, Any]:
@@ -53,7 +54,7 @@ class ApiClient:
     @contextmanager
     def stream(self) -> Iterator[http.client.HTTPResponse]:
         """An open stream of events."""
-        with closing(http.client.HTTPConnection(self._address, timeout=30)) as connection:
+        with closing(http.client.HTTPConnection(self._address, timeout=PATIENCE)) as connection:
             connection.request("GET", "/api/v1/events", None, self._headers)
             with connection.getresponse() as stream:
                 yield stream

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
+from waiting import PATIENCE, promised
 from zoo.oracles import TruthGroup, describe, truth_hierarchy
 
 SERVER = Path(__file__).with_name("stdio_server.py")
@@ -98,7 +99,7 @@ class GatewayProcess:
     def cli(self, *arguments: str) -> Any:
         """What a command answers with `--json`."""
         done = subprocess.run(
-            [*self.command(*arguments), "--json"], capture_output=True, text=True, timeout=30, check=False
+            [*self.command(*arguments), "--json"], capture_output=True, text=True, timeout=PATIENCE, check=False
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
@@ -121,19 +122,19 @@ class GatewayProcess:
     def stop(self) -> None:
         """SIGTERM, and the proof that nothing is left."""
         self.send(signal.SIGTERM)
-        assert self.wait_exit(within=15) == 0, self.lines[-5:]
+        assert self.wait_exit(within=PATIENCE) == 0, self.lines[-5:]
         self.wait_nothing_left()
 
     # What happened
 
-    def wait_line(self, pattern: str, *, within: float = 15) -> str:
+    def wait_line(self, pattern: str, *, within: float = PATIENCE) -> str:
         """The first line of its output that matches."""
 
         def found() -> str | None:
             return next((line for line in list(self.lines) if re.search(pattern, line)), None)
 
         wait_for(lambda: found() or self._has_ended(), within=within, what=f"{pattern!r} in {self.lines[-8:]}")
-        line = wait_for(found, within=1, what=f"it ended before {pattern!r}: {self.lines}")
+        line = wait_for(found, within=PATIENCE, what=f"it ended before {pattern!r}: {self.lines}")
         return str(line)
 
     def output(self) -> str:
@@ -146,7 +147,7 @@ class GatewayProcess:
         events = [json.loads(line) for line in written.splitlines()]
         return [event for event in events if event["kind"].startswith(kind) and _has(event, data)]
 
-    def wait_event(self, kind: str, *, count: int = 1, within: float = 15, **data: Any) -> Mapping[str, Any]:
+    def wait_event(self, kind: str, *, count: int = 1, within: float = PATIENCE, **data: Any) -> Mapping[str, Any]:
         """The newest of at least `count` such events."""
 
         def enough() -> list[Mapping[str, Any]] | None:
@@ -163,7 +164,7 @@ class GatewayProcess:
     def survivors(self) -> list[int]:
         return self.group.members() if self.group else []
 
-    def wait_nothing_left(self, *, within: float = 2, but: tuple[int, ...] = ()) -> float:
+    def wait_nothing_left(self, *, within: float = promised(2), but: tuple[int, ...] = ()) -> float:
         """Seconds until nobody of the whole family was alive, gateway and helpers included, except `but`."""
         began = time.monotonic()
         try:
@@ -183,13 +184,13 @@ class GatewayProcess:
     def wait_read(self) -> None:
         """All that an ended gateway has said is in `lines`."""
         assert self._reader is not None
-        self._reader.join(5)
+        self._reader.join(PATIENCE)
 
     def close(self) -> None:
         """End whatever a failed test has left."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(PATIENCE)
         self._reads.set()
         if self.group is not None:
             self.group.close()

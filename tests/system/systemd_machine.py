@@ -16,6 +16,7 @@ from typing import Any, final
 import pytest
 
 from system.gateway_process import wait_for
+from waiting import PATIENCE
 from zoo.oracles import unified_mount
 
 ROOT = Path(__file__).parents[2]
@@ -44,8 +45,10 @@ def booted_systemd(folder: Path) -> Iterator[SystemdMachine]:
         yield SystemdMachine(launcher, group)
     finally:
         (group / "cgroup.kill").write_text("1")
-        launcher.communicate(timeout=10)
-        wait_for(lambda: "populated 0" in (group / "cgroup.events").read_text(), within=10, what="the machine is off")
+        launcher.communicate(timeout=PATIENCE)
+        wait_for(
+            lambda: "populated 0" in (group / "cgroup.events").read_text(), within=PATIENCE, what="the machine is off"
+        )
         for inner, _, _ in os.walk(group, topdown=False):
             with suppress(OSError):
                 Path(inner).rmdir()
@@ -58,8 +61,8 @@ class SystemdMachine:
     def __init__(self, launcher: subprocess.Popen[str], group: Path) -> None:
         self.group = group
         self._launcher = launcher
-        self.first = wait_for(self._find_first, within=30, what="systemd has made its first cgroup")
-        wait_for(self._is_running, within=30, what="systemd has started")
+        self.first = wait_for(self._find_first, within=PATIENCE, what="systemd has made its first cgroup")
+        wait_for(self._is_running, within=PATIENCE, what="systemd has started")
 
     def write(self, path: str, text: str) -> None:
         """Make a file, and its folder if need be."""

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from system.gateway_process import GatewayProcess
+from waiting import PATIENCE
 
 QUIET = '[jobs.quick]\nevery = "1s"\ncommand = ["echo", "quick"]\n'
 
 
 def fail_to_start(gateway: GatewayProcess) -> tuple[int, str]:
     """The exit status and everything that was said."""
-    status = gateway.start().wait_exit(within=20)
+    status = gateway.start().wait_exit(within=PATIENCE)
     gateway.wait_read()
     assert "Traceback" not in gateway.output()
     gateway.wait_nothing_left()
@@ -48,7 +49,7 @@ def test_a_port_in_use(gateway: GatewayProcess) -> None:
 
 def test_a_second_gateway_on_one_data_folder(gateway: GatewayProcess) -> None:
     gateway.write(QUIET).up()
-    second = subprocess.run(gateway.command("up"), capture_output=True, text=True, timeout=20, check=False)
+    second = subprocess.run(gateway.command("up"), capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert second.returncode == 2
     assert f"the gateway with pid {gateway.pid}" in " ".join(second.stderr.split())
     gateway.wait_event("run.ended", state="ran")
@@ -86,10 +87,10 @@ def test_a_disk_that_fills_up_and_empties_again(gateway: GatewayProcess) -> None
         with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
             while file.write(bytes(4096)):
                 pass
-        gateway.wait_line("(?i)space|full", within=20)
+        gateway.wait_line("(?i)space|full", within=PATIENCE)
         ballast.unlink()
         count = len(gateway.events("run.ended", state="ran"))
-        gateway.wait_event("run.ended", state="ran", count=count + 1, within=30)
+        gateway.wait_event("run.ended", state="ran", count=count + 1, within=PATIENCE)
         gateway.stop()
 
 

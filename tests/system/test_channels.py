@@ -11,9 +11,9 @@ import pytest
 from scripted_model import ScriptedModel, call, say, scripted_model
 from system.gateway_process import GatewayProcess, wait_for
 from telegram_peer import TOKEN, Refused, TelegramPeer, telegram_peer
+from waiting import PATIENCE
 
 # The model's library is loaded at the first turn, which takes seconds on a busy machine.
-PATIENCE = 60.0
 
 SETTINGS = """
 [models.main]
@@ -66,7 +66,7 @@ def stop(gateway: GatewayProcess) -> None:
 
 def kill(gateway: GatewayProcess) -> None:
     os.kill(gateway.pid, signal.SIGKILL)
-    gateway.wait_exit(within=10)
+    gateway.wait_exit(within=PATIENCE)
 
 
 def test_a_message_becomes_a_turn_with_a_question_a_tool_call_and_a_reply(

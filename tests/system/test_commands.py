@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from sexton.containment import list_live, list_orphans
+from waiting import PATIENCE
 
 SERVER = Path(__file__).parents[1] / "process" / "stdio_servers" / "raw_server.py"
 SETTINGS = f"""
@@ -103,7 +104,7 @@ class Machine:
         finally:
             if process.poll() is None:
                 process.kill()
-            process.wait(20)
+            process.wait(PATIENCE)
 
     def log(self) -> str:
         return (self.folder / "up.log").read_text()
@@ -152,7 +153,7 @@ def test_a_day_with_the_commands(machine: Machine) -> None:
         assert "TOKEN is not set" in broken.err
 
         gateway.send_signal(signal.SIGTERM)
-        assert gateway.wait(20) == 0, machine.log()
+        assert gateway.wait(PATIENCE) == 0, machine.log()
     assert not (machine.folder / "data" / "gateway.json").exists()
     assert "greet" in machine.log()
     assert machine.sexton("jobs").status == 1
@@ -169,26 +170,26 @@ def test_following_a_run_that_is_cancelled_by_somebody_else(machine: Machine) ->
         assert machine.json("ps")["trees"][0]["holders"] == [f"run:{run['id']}"]
         assert "forever" in machine.sexton("ps").out
         assert machine.sexton("runs", "cancel", run["id"][-8:]).status == 0
-        out, err = follower.communicate(timeout=20)
+        out, err = follower.communicate(timeout=PATIENCE)
         assert (follower.returncode, out) == (1, "")
         assert "The run of 'forever' was cancelled" in err
         gateway.send_signal(signal.SIGTERM)
-        assert gateway.wait(20) == 0
+        assert gateway.wait(PATIENCE) == 0
 
 
 def test_a_gateway_that_is_killed_leaves_nothing_and_is_no_obstacle(machine: Machine) -> None:
     with machine.up() as gateway:
         assert machine.sexton("call", "raw", "pid").status == 0
         gateway.kill()
-        gateway.wait(20)
-        wait_for(machine.is_empty, seconds=2)
+        gateway.wait(PATIENCE)
+        wait_for(machine.is_empty, seconds=PATIENCE)
         told = machine.sexton("ps")
         assert (told.status, told.out.splitlines()[-1]) == (0, "The ledger names no process trees: nothing is left.")
         assert "(The last one ended without cleaning up.)" in machine.sexton("jobs").err
     with machine.up() as again:
         assert machine.sexton("call", "raw", "echo", "text=back").out == "back\n"
         again.send_signal(signal.SIGINT)
-        assert again.wait(20) == 0
+        assert again.wait(PATIENCE) == 0
 
 
 def test_a_call_without_a_gateway_starts_and_ends_the_server(machine: Machine) -> None:
@@ -226,6 +227,6 @@ def test_ctrl_c_ends_a_call_without_a_gateway_and_its_server(machine: Machine) -
     )  # fmt: skip
     wait_for(lambda: any(record.state == "running" for record in list_live(machine.folder / "data")))
     call.send_signal(signal.SIGINT)
-    out, err = call.communicate(timeout=20)
+    out, err = call.communicate(timeout=PATIENCE)
     assert (call.returncode, out, err) == (130, "", "")
-    wait_for(machine.is_empty, seconds=5)
+    wait_for(machine.is_empty, seconds=PATIENCE)

@@ -21,6 +21,7 @@ import pytest
 from small_disk import fill, small_disk
 from system.api_client import ApiClient
 from system.gateway_process import GatewayProcess, wait_for
+from waiting import PATIENCE
 
 SETTINGS = """
 drain_timeout = "500ms"
@@ -44,7 +45,7 @@ def start(gateway: GatewayProcess, disk: Path) -> None:
     text = SETTINGS.replace("DISK", str(disk))
     text = text.replace("MARK", str(gateway.folder / "mark")).replace("GO", str(gateway.folder / "go"))
     gateway.write(text).up()
-    wait_for((gateway.folder / "mark").exists, within=15, what="the call of the run has arrived")
+    wait_for((gateway.folder / "mark").exists, within=PATIENCE, what="the call of the run has arrived")
     gateway.wait_event("run.ended", subject="quick", state="ran")
 
 
@@ -96,17 +97,17 @@ def prove_it_is_borne(
     start(gateway, disk)
     client = ApiClient(gateway)
     with fault(disk):
-        told = gateway.wait_event("database.failing", within=30)["data"]
+        told = gateway.wait_event("database.failing", within=PATIENCE)["data"]
         assert told["failure"] == failure, told
         gateway.wait_line(told["what"][:30])
         (gateway.folder / "go").touch()
-        assert client.call("small", "echo", text="as ever").text(within=15) == "as ever"
+        assert client.call("small", "echo", text="as ever").text(within=PATIENCE) == "as ever"
         status, document = client.ask("GET", "/status")
         assert (status, document["database"]["failure"]) == (200, failure)
         status, document = client.ask("GET", "/readyz", below="")
         assert (status, document["troubles"][0]["part"]) == (503, "database")
         assert not gateway.events("run.ended", subject="holder")
-    gateway.wait_event("database.recovered", within=30)
+    gateway.wait_event("database.recovered", within=PATIENCE)
     gateway.wait_event("run.ended", subject="holder", state="ran", output="held")
     ran = len(gateway.events("run.ended", subject="quick", state="ran"))
     gateway.wait_event("run.ended", subject="quick", state="ran", count=ran + 1)
@@ -136,21 +137,21 @@ def test_a_damaged_database_stops_no_server_and_no_stop(gateway: GatewayProcess)
     for file in disk.glob("sexton.db*"):
         with file.open("r+b") as damaged:
             damaged.write(os.urandom(file.stat().st_size))
-    told = gateway.wait_event("database.failing", within=30)["data"]
+    told = gateway.wait_event("database.failing", within=PATIENCE)["data"]
     assert told["failure"] == "corrupt", told
     assert "move the file aside" in told["hint"]
     status, document = client.ask("GET", "/status")
     assert (status, document["database"]["failure"], document["jobs"]) == (200, "corrupt", None)
-    assert client.call("small", "echo", text="as ever").text(within=15) == "as ever"
+    assert client.call("small", "echo", text="as ever").text(within=PATIENCE) == "as ever"
     (gateway.folder / "go").touch()
-    wait_for(lambda: not holders(gateway), within=15, what="the run has let go of its server")
+    wait_for(lambda: not holders(gateway), within=PATIENCE, what="the run has let go of its server")
     gateway.send(signal.SIGTERM)
-    assert gateway.wait_exit(within=20) == 0
+    assert gateway.wait_exit(within=PATIENCE) == 0
     gateway.wait_nothing_left()
     gateway.wait_read()
     assert gateway.events("run.unrecorded", subject="holder", state="ran")
 
-    assert gateway.start().wait_exit(within=20) == 1
+    assert gateway.start().wait_exit(within=PATIENCE) == 1
     gateway.wait_read()
     assert "move the file aside" in " ".join(gateway.output().split())
     assert "Traceback" not in gateway.output()
@@ -172,13 +173,13 @@ def holders(gateway: GatewayProcess) -> list[str]:
 def test_a_row_that_nobody_wrote_ends_nothing(gateway: GatewayProcess) -> None:
     (disk := gateway.folder / "disk").mkdir()
     start(gateway, disk)
-    with closing(sqlite3.connect(disk / "sexton.db", isolation_level=None, timeout=20)) as other:
+    with closing(sqlite3.connect(disk / "sexton.db", isolation_level=None, timeout=PATIENCE)) as other:
         (whole,) = other.execute("select definition from job where name = 'quick'").fetchone()
         other.execute("update job set definition = substr(definition, 1, 20) where name = 'quick'")
-        told = gateway.wait_event("database.failing", within=30)["data"]
+        told = gateway.wait_event("database.failing", within=PATIENCE)["data"]
         assert told["failure"] == "unreadable", told
         other.execute("update job set definition = ? where name = 'quick'", (whole,))
-    gateway.wait_event("database.recovered", within=30)
+    gateway.wait_event("database.recovered", within=PATIENCE)
     ran = len(gateway.events("run.ended", subject="quick", state="ran"))
     gateway.wait_event("run.ended", subject="quick", state="ran", count=ran + 1)
     assert "Traceback" not in gateway.output()

@@ -25,6 +25,7 @@ import pytest
 from small_disk import fill, small_disk
 from system.api_client import ApiClient, Flight
 from system.gateway_process import GatewayProcess, wait_for
+from waiting import PATIENCE
 from zoo.oracles import mounted_hierarchies
 
 SETTINGS = """
@@ -55,20 +56,20 @@ def start_busy(gateway: GatewayProcess) -> GatewayProcess:
     """A gateway with a run in the middle of a call."""
     text = SETTINGS.replace("MARK", str(gateway.folder / "mark")).replace("GO", str(gateway.folder / "go"))
     gateway.write(text).up()
-    wait_for((gateway.folder / "mark").exists, within=15, what="the call of the run has arrived")
+    wait_for((gateway.folder / "mark").exists, within=PATIENCE, what="the call of the run has arrived")
     gateway.wait_event("run.ended", subject="quick", state="ran")
     return gateway
 
 
 def prove_it_goes_on(gateway: GatewayProcess) -> None:
     """What ran has ended well; slots run again, once each; a server that could not be started can be."""
-    gateway.wait_event("run.ended", subject="holder", state="ran", output="held", within=30)
+    gateway.wait_event("run.ended", subject="holder", state="ran", output="held", within=PATIENCE)
     assert not gateway.events("server.died")
     ran = len(gateway.events("run.ended", subject="quick", state="ran"))
-    gateway.wait_event("run.ended", subject="quick", state="ran", count=ran + 2, within=30)
+    gateway.wait_event("run.ended", subject="quick", state="ran", count=ran + 2, within=PATIENCE)
     slots = Counter(event["data"]["slot"] for event in gateway.events("run.started", subject="quick"))
     assert set(slots.values()) == {1}
-    assert ApiClient(gateway).call("other", "echo", text="again").text(within=30) == "again"
+    assert ApiClient(gateway).call("other", "echo", text="again").text(within=PATIENCE) == "again"
     assert "Traceback" not in gateway.output()
     gateway.stop()
 
@@ -99,7 +100,7 @@ def test_descriptors_of_the_gateway_and_of_the_warden(busy: GatewayProcess) -> N
     with no_more_descriptors(parent_of(keeper_of(busy))):
         refused = busy.wait_event("run.ended", subject="quick", state="failed")["data"]["error"]
         assert "descriptor" in refused
-        assert client.call("small", "echo", text="as ever").text(within=15) == "as ever"
+        assert client.call("small", "echo", text="as ever").text(within=PATIENCE) == "as ever"
     failed = len(busy.events("run.ended", subject="quick", state="failed"))
     status, document = wait_for(lambda: asked_without_descriptors(busy), within=60, what="an answer")
     assert (status, "ulimit" in document["hint"]) == (503, True), document
@@ -110,7 +111,7 @@ def test_descriptors_of_the_gateway_and_of_the_warden(busy: GatewayProcess) -> N
         (busy.folder / "go").touch()
         busy.wait_event("run.ended", subject="holder", state="ran", output="held")
         busy.wait_event("gateway.cannot_accept")
-    for status, document in (one.answer(within=30) for one in asked):  # a descriptor that was freed let some in
+    for status, document in (one.answer(within=PATIENCE) for one in asked):  # a descriptor that was freed let some in
         assert (status, document.get("text")) == (200, "taken up later") or "ulimit" in document["hint"], document
     prove_it_goes_on(busy)
 
@@ -150,11 +151,11 @@ def no_more_processes(*ours: int) -> Iterator[None]:
 def test_process_ids(busy: GatewayProcess) -> None:
     keeper = keeper_of(busy)
     with no_more_processes(busy.pid, parent_of(keeper), keeper):
-        refused = busy.wait_event("run.ended", subject="quick", state="failed", within=40)["data"]["error"]
+        refused = busy.wait_event("run.ended", subject="quick", state="failed", within=PATIENCE)["data"]["error"]
         assert "temporarily unavailable" in refused
         client = ApiClient(busy)
-        assert client.call("other", "echo").answer(within=30)[0] == 503
-        assert client.call("small", "echo", text="as ever").text(within=30) == "as ever"
+        assert client.call("other", "echo").answer(within=PATIENCE)[0] == 503
+        assert client.call("small", "echo", text="as ever").text(within=PATIENCE) == "as ever"
         (busy.folder / "go").touch()
     prove_it_goes_on(busy)
 
@@ -169,9 +170,9 @@ def test_room_on_the_disk(busy_on_small_disk: GatewayProcess) -> None:
     busy = busy_on_small_disk
     client = ApiClient(busy)
     ballast = fill(busy.data)
-    busy.wait_line("disk.*full", within=30)
-    assert client.call("small", "echo", text="as ever").text(within=15) == "as ever"
-    assert client.call("other", "echo", text="its record and its log are what is missing").text(within=30)
+    busy.wait_line("disk.*full", within=PATIENCE)
+    assert client.call("small", "echo", text="as ever").text(within=PATIENCE) == "as ever"
+    assert client.call("other", "echo", text="its record and its log are what is missing").text(within=PATIENCE)
     (busy.folder / "go").touch()
     assert client.ask("GET", "/status")[1]["database"]["failure"] == "full"
     ballast.unlink()
@@ -182,12 +183,12 @@ def test_a_stop_on_a_full_disk_is_no_slower(busy_on_small_disk: GatewayProcess) 
     busy = busy_on_small_disk
     flight: Flight = ApiClient(busy).call("small", "slow", seconds=600)
     ballast = fill(busy.data)
-    busy.wait_line("disk.*full", within=30)
+    busy.wait_line("disk.*full", within=PATIENCE)
     (busy.folder / "go").touch()
     busy.send(signal.SIGTERM)
-    assert busy.wait_exit(within=25) == 0
+    assert busy.wait_exit(within=PATIENCE) == 0
     busy.wait_nothing_left()
-    assert flight.answer(within=1)[0] == 503
+    assert flight.answer(within=PATIENCE)[0] == 503
     ballast.unlink()
     busy.up()
     busy.wait_event("run.ended", subject="holder", state="interrupted")

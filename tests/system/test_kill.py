@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from system.gateway_process import GatewayProcess, wait_for
+from waiting import PATIENCE, promised
 
 BUSY = """
 drain_timeout = "500ms"
@@ -38,7 +39,7 @@ def busy(gateway: GatewayProcess) -> GatewayProcess:
     gateway.wait_event("server.started", subject="small")
     gateway.wait_event("run.started", subject="slow")
     gateway.wait_event("run.ended", subject="quick", state="ran")
-    wait_for(lambda: len(tree_of(gateway)["pids"]) >= 2, within=10, what="the server and its helper")
+    wait_for(lambda: len(tree_of(gateway)["pids"]) >= 2, within=PATIENCE, what="the server and its helper")
     return gateway
 
 
@@ -56,8 +57,8 @@ def parent_of(pid: int) -> int:
 def test_after_the_gateway_nothing_is_left_and_the_next_one_goes_on(busy: GatewayProcess) -> None:
     ran_before = busy.events("run.ended", subject="quick", state="ran")
     os.kill(busy.pid, signal.SIGKILL)
-    busy.wait_exit(within=5)
-    busy.wait_nothing_left(within=2)
+    busy.wait_exit(within=PATIENCE)
+    busy.wait_nothing_left()
 
     busy.up()
     busy.wait_event("run.ended", subject="slow", state="interrupted")
@@ -77,12 +78,12 @@ def test_after_one_of_the_others_its_tree_is_gone_and_the_gateway_goes_on(busy: 
     os.kill(pids[whom], signal.SIGKILL)
 
     gone = {keeper, *tree["pids"]}
-    wait_for(lambda: not gone & set(busy.survivors()), within=2, what=f"all of {gone} gone")
-    ended = busy.wait_event("run.ended", subject="slow", within=5)
+    wait_for(lambda: not gone & set(busy.survivors()), within=promised(2), what=f"all of {gone} gone")
+    ended = busy.wait_event("run.ended", subject="slow", within=PATIENCE)
     assert ended["data"]["state"] == "failed"
 
     busy.cli("jobs", "run", "warm")
-    busy.wait_event("run.ended", subject="warm", state="ran", output="warm", within=20)
+    busy.wait_event("run.ended", subject="warm", state="ran", output="warm", within=PATIENCE)
     quick = len(busy.events("run.ended", subject="quick", state="ran"))
     busy.wait_event("run.ended", subject="quick", state="ran", count=quick + 1)
     busy.stop()
@@ -96,7 +97,7 @@ def test_after_all_of_ours_at_once_the_next_start_finishes_it(busy: GatewayProce
         os.kill(pid, signal.SIGSTOP)
     for pid in (busy.pid, warden, keeper):
         os.kill(pid, signal.SIGKILL)
-    busy.wait_exit(within=5)
+    busy.wait_exit(within=PATIENCE)
     left = set(busy.survivors())
 
     busy.up()

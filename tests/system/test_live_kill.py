@@ -19,6 +19,7 @@ from scripted_model import Reply, ScriptedModel, call, say, scripted_model
 from system.api_client import ApiClient
 from system.gateway_process import GatewayProcess, wait_for
 from system.witness import Witness
+from waiting import PATIENCE
 
 SETTINGS = """
 [models.main]
@@ -73,8 +74,8 @@ def test_ten_turns_and_their_deliveries_outlive_a_kill_and_nothing_is_done_twice
     before = {key: record_of(gateway, ids[key]) for key in chats}
 
     gateway.send(signal.SIGKILL)
-    gateway.wait_exit(within=10)
-    gateway.wait_nothing_left(within=15)
+    gateway.wait_exit(within=PATIENCE)
+    gateway.wait_nothing_left(within=PATIENCE)
     attempts = len(peer.received)
     peer.status = 200
     model.let_go()

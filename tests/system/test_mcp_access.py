@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 
 from system.gateway_process import GatewayProcess, wait_for
+from waiting import PATIENCE
 
 SETTINGS = """
 [servers.small]
@@ -34,7 +35,9 @@ class Client:
 
     def post(self, method: str, params: Any = None, **headers: str) -> httpx2.Response:
         message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params or {}}
-        return httpx2.post(self._url, json=message, headers={**self._headers, **headers}, timeout=30, trust_env=False)
+        return httpx2.post(
+            self._url, json=message, headers={**self._headers, **headers}, timeout=PATIENCE, trust_env=False
+        )
 
     def greet(self) -> int:
         answer = self.post("initialize", HELLO)
@@ -44,7 +47,7 @@ class Client:
 
     def read_stream(self, ends: dict[str, str]) -> None:
         """Say in `ends` that the GET stream is open, and then how it ended."""
-        with httpx2.stream("GET", self._url, headers=self._headers, timeout=30, trust_env=False) as answer:
+        with httpx2.stream("GET", self._url, headers=self._headers, timeout=PATIENCE, trust_env=False) as answer:
             for _ in answer.iter_lines():
                 ends["stream"] = "open"
         ends["stream"] = "ended"
@@ -67,7 +70,9 @@ class Client:
             "mcp-protocol-version": "2026-07-28",
             "mcp-method": "subscriptions/listen",
         }
-        with httpx2.stream("POST", self._url, json=message, headers=headers, timeout=30, trust_env=False) as answer:
+        with httpx2.stream(
+            "POST", self._url, json=message, headers=headers, timeout=PATIENCE, trust_env=False
+        ) as answer:
             for line in answer.iter_lines():
                 if line.startswith("data: "):
                     ends["listen"] = line
@@ -127,10 +132,10 @@ def test_a_change_of_the_configuration_reaches_open_sessions(gateway: GatewayPro
     assert client.tools() == {"small__echo"}
     gateway.write(SETTINGS.replace('"small__echo"', '"small__echo", "pid"'))
     gateway.wait_event("settings.reloaded")
-    wait_for(lambda: client.tools() == {"small__echo", "small__pid"}, within=10, what="the new selection")
+    wait_for(lambda: client.tools() == {"small__echo", "small__pid"}, within=PATIENCE, what="the new selection")
     gateway.write(SETTINGS.replace("profiles.few", "profiles.more"))
     gateway.wait_event("settings.reloaded", count=2)
-    wait_for(lambda: client.post("ping").status_code == 404, within=10, what="the profile is gone")
+    wait_for(lambda: client.post("ping").status_code == 404, within=PATIENCE, what="the profile is gone")
     gateway.stop()
 
 
@@ -147,10 +152,10 @@ def test_a_stop_ends_open_streams_in_good_order_and_calls_in_time(gateway: Gatew
     ]
     for thread in threads:
         thread.start()
-    wait_for(lambda: {"stream", "listen"} <= set(ends) and holders(gateway), within=15, what="all are open")
+    wait_for(lambda: {"stream", "listen"} <= set(ends) and holders(gateway), within=PATIENCE, what="all are open")
     gateway.stop()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE)
     assert '"resultType":"complete"' in ends["listen"]
     assert ends["stream"] == "ended"
     assert ends["hang"] in ("ended", "cut off")

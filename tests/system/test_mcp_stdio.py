@@ -15,6 +15,7 @@ from mcp import Client, StdioServerParameters
 from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, TextContent
 
 from system.gateway_process import GatewayProcess, wait_for
+from waiting import PATIENCE
 
 SETTINGS = """
 [servers.small]
@@ -58,14 +59,16 @@ class Bridge:
             message: dict[str, Any] = json.loads(line)
             if message.get("id") == request_id:
                 return message
-        raise AssertionError(f"ended with {self.process.wait(5)}: {self.process.stderr and self.process.stderr.read()}")
+        raise AssertionError(
+            f"ended with {self.process.wait(PATIENCE)}: {self.process.stderr and self.process.stderr.read()}"
+        )
 
     def greet(self) -> None:
         assert "result" in self.ask("initialize", HELLO)
         self.say("notifications/initialized")
 
     def end(self) -> int:
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=PATIENCE)
         return self.process.returncode
 
 
@@ -132,7 +135,7 @@ async def test_questions_and_progress_come_through(gateway: GatewayProcess, mode
 def test_without_a_gateway_it_says_so(gateway: GatewayProcess) -> None:
     gateway.write(SETTINGS)
     bridge = Bridge(gateway)
-    _, said = bridge.process.communicate(timeout=30)
+    _, said = bridge.process.communicate(timeout=PATIENCE)
     assert bridge.process.returncode == 1
     assert "No gateway is running" in said
     assert "sexton up" in said
@@ -141,7 +144,7 @@ def test_without_a_gateway_it_says_so(gateway: GatewayProcess) -> None:
 def test_a_server_that_there_is_not_is_told_at_once(gateway: GatewayProcess) -> None:
     gateway.write(SETTINGS).up()
     bridge = Bridge(gateway, "--server", "smal")
-    _, said = bridge.process.communicate(timeout=30)
+    _, said = bridge.process.communicate(timeout=PATIENCE)
     assert bridge.process.returncode == 2
     assert "error: There is no server 'smal'; did you mean 'small'?\nNext: " in said
     gateway.stop()
@@ -152,9 +155,9 @@ def test_it_ends_with_its_input_and_its_calls_end_with_it(gateway: GatewayProces
     bridge = Bridge(gateway)
     bridge.greet()
     bridge.say("tools/call", {"name": "small__slow", "arguments": {"seconds": 60}}, 2)
-    wait_for(lambda: holders(gateway), within=10, what="the call has begun")
+    wait_for(lambda: holders(gateway), within=PATIENCE, what="the call has begun")
     assert bridge.end() == 0
-    wait_for(lambda: not holders(gateway), within=10, what="the server is given back")
+    wait_for(lambda: not holders(gateway), within=PATIENCE, what="the server is given back")
     gateway.stop()
 
 
@@ -164,10 +167,10 @@ def test_it_ends_by_a_signal_and_its_calls_end_with_it(gateway: GatewayProcess, 
     bridge = Bridge(gateway)
     bridge.greet()
     bridge.say("tools/call", {"name": "small__slow", "arguments": {"seconds": 60}}, 2)
-    wait_for(lambda: holders(gateway), within=10, what="the call has begun")
+    wait_for(lambda: holders(gateway), within=PATIENCE, what="the call has begun")
     bridge.process.send_signal(number)
     assert bridge.end() == (0 if number == signal.SIGTERM else -number)
-    wait_for(lambda: not holders(gateway), within=10, what="the server is given back")
+    wait_for(lambda: not holders(gateway), within=PATIENCE, what="the server is given back")
     gateway.stop()
 
 
@@ -177,9 +180,9 @@ def test_a_client_goes_on_with_a_gateway_that_was_started_anew(gateway: GatewayP
     bridge.greet()
     before = bridge.ask("tools/call", {"name": "small__pid"}, 2)["result"]["content"][0]["text"]
     bridge.say("tools/call", {"name": "small__slow", "arguments": {"seconds": 60}}, 3)
-    wait_for(lambda: holders(gateway), within=10, what="the call has begun")
+    wait_for(lambda: holders(gateway), within=PATIENCE, what="the call has begun")
     gateway.send(signal.SIGKILL)
-    gateway.wait_exit(within=10)
+    gateway.wait_exit(within=PATIENCE)
     assert "went away during the call" in bridge.read(3)["error"]["message"]
     gateway.up()
     after = bridge.ask("tools/call", {"name": "small__pid"}, 4)["result"]["content"][0]["text"]
@@ -196,7 +199,12 @@ def test_it_loads_nothing_heavy(gateway: GatewayProcess) -> None:
     )
     command = gateway.command("mcp")
     done = subprocess.run(
-        [sys.executable, "-c", probe, *command[3:]], input="", capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", probe, *command[3:]],
+        input="",
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")
     gateway.stop()

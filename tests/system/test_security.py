@@ -25,6 +25,7 @@ from sexton.daemon.settings_telemetry import TelemetrySettings
 from sexton.daemon.telemetry import telemetry
 from sexton.errors import SextonError
 from system.gateway_process import GatewayProcess, wait_for
+from waiting import PATIENCE
 
 SECRET = "correct-horse-battery"
 SETTINGS = """
@@ -48,7 +49,7 @@ def address(gateway: GatewayProcess) -> str:
 
 def client(gateway: GatewayProcess, token: str = "") -> httpx2.Client:
     headers = {"authorization": f"Bearer {token}"} if token else {}
-    return httpx2.Client(base_url=address(gateway), headers=headers, timeout=20, trust_env=False)
+    return httpx2.Client(base_url=address(gateway), headers=headers, timeout=PATIENCE, trust_env=False)
 
 
 def test_a_token_is_made_used_and_revoked_and_outlives_a_restart(gateway: GatewayProcess) -> None:
@@ -101,13 +102,13 @@ def test_only_a_terminal_is_shown_a_link(gateway: GatewayProcess, tmp_path: Path
             said += screen.read(4096)
         link = re.search(rb"http://\S+/login\?code=[\w-]+", said)
         assert link is not None
-        with httpx2.Client(trust_env=False, timeout=20) as browser:
+        with httpx2.Client(trust_env=False, timeout=PATIENCE) as browser:
             assert browser.get(link[0].decode()).status_code == 200
         shown.send_signal(signal.SIGTERM)
         reader = threading.Thread(target=_drain, args=(screen,), daemon=True)
         reader.start()
-        assert shown.wait(20) == 0
-        reader.join(5)
+        assert shown.wait(PATIENCE) == 0
+        reader.join(PATIENCE)
 
 
 def _drain(screen: Any) -> None:
@@ -141,7 +142,7 @@ def test_no_secret_of_the_settings_is_written_or_answered(gateway: GatewayProces
 def test_an_address_beyond_this_machine_is_refused_without_tls(gateway: GatewayProcess) -> None:
     gateway.settings.write_text('listen = "0.0.0.0:0"\n')
     gateway.start()
-    assert gateway.wait_exit(within=20) == 2
+    assert gateway.wait_exit(within=PATIENCE) == 2
     gateway.wait_read()
     assert "nothing there is encrypted" in gateway.output()
 
@@ -176,7 +177,7 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
             yield f"http://127.0.0.1:{server.server_port}", spans
         finally:
             server.shutdown()
-            thread.join(10)
+            thread.join(PATIENCE)
 
 
 @pytest.mark.parametrize("way", ["settings", "environment"])
@@ -188,7 +189,9 @@ def test_a_run_its_call_and_the_servers_start_are_traced(gateway: GatewayProcess
         gateway.cli("jobs", "run", "calls")
         gateway.wait_event("run.ended", subject="calls")
         gateway.stop()  # sends what is left
-        wait_for(lambda: {"run", "tool call", "server start"} <= {span.name for span in spans}, within=10, what="spans")
+        wait_for(
+            lambda: {"run", "tool call", "server start"} <= {span.name for span in spans}, within=PATIENCE, what="spans"
+        )
     named = {span.name: span for span in spans}
     run, call = named["run"], named["tool call"]
     assert (call.trace_id, call.parent_span_id) == (run.trace_id, run.span_id)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from system.gateway_process import GatewayProcess, wait_for
+from waiting import PATIENCE
 from zoo.oracles import TruthGroup
 
 RUNNING = """
@@ -33,7 +34,7 @@ def test_a_run_that_is_nearly_done_is_drained(gateway: GatewayProcess) -> None:
     gateway.wait_event("server.started", subject="small")
     gateway.send(signal.SIGINT)  # as Ctrl-C; the other tests send SIGTERM
     gateway.wait_event("gateway.stopping")
-    assert gateway.wait_exit(within=15) == 0
+    assert gateway.wait_exit(within=PATIENCE) == 0
     gateway.wait_nothing_left()
     assert gateway.events("run.ended", subject="slow", state="ran", output="whole")
     assert gateway.events("gateway.stopped")
@@ -44,19 +45,21 @@ def test_a_run_that_takes_too_long_is_interrupted_at_the_end_of_the_budget(gatew
     gateway.write(RUNNING.format(seconds=600).replace("10s", "200ms")).up()
     gateway.wait_event("server.started", subject="small")
     gateway.send(signal.SIGTERM)
-    assert gateway.wait_exit(within=10) == 0
+    assert gateway.wait_exit(within=PATIENCE) == 0
     gateway.wait_nothing_left()
     assert gateway.events("run.ended", subject="slow", state="interrupted")
 
 
 def test_a_second_signal_stops_now(gateway: GatewayProcess) -> None:
-    gateway.write(RUNNING.format(seconds=600).replace("10s", "10m").replace("--helper", "--helper --stubborn")).up()
+    patient = 'stop = { stdin_grace = "10m", term_grace = "10m" }\n\n[jobs.slow]'
+    settings = RUNNING.format(seconds=600).replace("10s", "10m").replace("--helper", "--helper --stubborn")
+    gateway.write(settings.replace("\n[jobs.slow]", patient)).up()
     gateway.wait_event("server.started", subject="small")
     gateway.send(signal.SIGTERM)
     gateway.wait_event("gateway.stopping")
     gateway.send(signal.SIGTERM)
-    gateway.wait_event("gateway.stopped", within=3)  # sooner than the 4 s of the server's stop ladder
-    assert gateway.wait_exit(within=5) == 0
+    gateway.wait_event("gateway.stopped")  # sooner than the 20 minutes of the server's stop ladder
+    assert gateway.wait_exit(within=PATIENCE) == 0
     gateway.wait_nothing_left()
     assert gateway.events("run.ended", subject="slow", state="interrupted")
 
@@ -81,7 +84,7 @@ stop = { stdin_grace = "100ms", term_grace = "100ms", stuck_after = "300ms" }
         gateway.wait_read()
         assert "do not end: frozen" in gateway.output()
         assert str(pid) in ice.procs.read_text().split()
-    gateway.wait_nothing_left(within=5)
+    gateway.wait_nothing_left(within=PATIENCE)
     ice.close()
 
 
@@ -89,7 +92,7 @@ def test_a_signal_during_the_start_stops_it(gateway: GatewayProcess) -> None:
     gateway.write(RUNNING.format(seconds=600)).start()
     gateway.wait_event("gateway.starting")
     gateway.send(signal.SIGTERM)
-    assert gateway.wait_exit(within=15) == 0
+    assert gateway.wait_exit(within=PATIENCE) == 0
     gateway.wait_nothing_left()
 
 
@@ -105,23 +108,23 @@ def test_a_terminal_that_is_closed_stops_the_gateway_unless_it_was_told_to_outli
         os.kill(json.loads((gateway.data / "gateway.json").read_text())["pid"], signal.SIGTERM)
     else:
         gateway.wait_event("gateway.stopping", signal="SIGHUP")
-    assert gateway.wait_exit(within=10) == 0
+    assert gateway.wait_exit(within=PATIENCE) == 0
     gateway.wait_nothing_left()
 
 
 def test_the_service_manager_is_told(gateway: GatewayProcess, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(15)
+        manager.settimeout(PATIENCE)
         gateway.write("").up(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="200000")
-        wait_for(lambda: manager.recv(4096).startswith(b"READY=1"), within=10, what="READY=1")
+        wait_for(lambda: manager.recv(4096).startswith(b"READY=1"), within=PATIENCE, what="READY=1")
         assert [manager.recv(4096) for _ in range(3)] == [b"WATCHDOG=1"] * 3
         gateway.send(signal.SIGHUP)
-        wait_for(lambda: manager.recv(4096).startswith(b"RELOADING=1"), within=10, what="RELOADING=1")
-        wait_for(lambda: manager.recv(4096).startswith(b"READY=1"), within=10, what="READY=1")
+        wait_for(lambda: manager.recv(4096).startswith(b"RELOADING=1"), within=PATIENCE, what="RELOADING=1")
+        wait_for(lambda: manager.recv(4096).startswith(b"READY=1"), within=PATIENCE, what="READY=1")
         gateway.send(signal.SIGTERM)
-        wait_for(lambda: manager.recv(4096).startswith(b"STOPPING=1"), within=10, what="STOPPING=1")
-        assert gateway.wait_exit(within=10) == 0
+        wait_for(lambda: manager.recv(4096).startswith(b"STOPPING=1"), within=PATIENCE, what="STOPPING=1")
+        assert gateway.wait_exit(within=PATIENCE) == 0
     gateway.wait_nothing_left()
 
 
@@ -135,5 +138,5 @@ def test_a_terminal_that_is_not_read_stops_nobody(gateway: GatewayProcess) -> No
     address = json.loads((gateway.data / "gateway.json").read_text())
     assert address["pid"] == gateway.pid
     gateway.send(signal.SIGTERM)
-    gateway.wait_exit(within=10)
+    gateway.wait_exit(within=PATIENCE)
     gateway.wait_nothing_left()

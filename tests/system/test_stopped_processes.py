@@ -21,6 +21,7 @@ import pytest
 
 from system.api_client import ApiClient, Flight
 from system.gateway_process import GatewayProcess, wait_for
+from waiting import PATIENCE
 
 STOPPED = 10.0
 SETTINGS = """
@@ -42,7 +43,7 @@ command = ["echo", "quick"]
 
 [jobs.limited]
 command = ["sh", "-c", "> MARKLIMITED; while [ ! -e GO ]; do sleep 0.05; done; echo in time"]
-timeout = "6s"
+timeout = "9s"
 """
 
 
@@ -57,13 +58,15 @@ class Busy:
         gateway.write(text.replace("MARK", str(self.mark)).replace("GO", str(self.go))).up()
         self.client = ApiClient(gateway)
         self.wait_arrived(1)
-        self.pid = self.client.call("small", "pid").text(within=15)
+        self.pid = self.client.call("small", "pid").text(within=PATIENCE)
         gateway.wait_event("run.ended", subject="quick", state="ran")
 
     def wait_arrived(self, count: int) -> None:
         """That many calls have arrived at the server."""
         wait_for(
-            lambda: self.mark.exists() and len(self.mark.read_text().split()) >= count, within=15, what="calls arrived"
+            lambda: self.mark.exists() and len(self.mark.read_text().split()) >= count,
+            within=PATIENCE,
+            what="calls arrived",
         )
 
     def flight(self) -> Flight:
@@ -77,7 +80,7 @@ class Busy:
     def prove_untouched(self) -> None:
         """The server is the one that it was, nobody's work was cut off, no slot has two runs, and slots go on."""
         gateway = self.gateway
-        assert self.client.call("small", "pid").text(within=15) == self.pid
+        assert self.client.call("small", "pid").text(within=PATIENCE) == self.pid
         for kind in ("server.died", "server.taken_away", "run.lost", "run.stuck", "gateway.dead"):
             assert not gateway.events(kind)
         assert not [event for event in gateway.events("run.ended") if event["data"]["state"] != "ran"]
@@ -96,7 +99,7 @@ def busy(gateway: GatewayProcess) -> Busy:
 def stopped(*pids: int) -> Iterator[None]:
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    wait_for(lambda: all(state_of(pid) == "T" for pid in pids), within=5, what=f"{pids} have stopped")
+    wait_for(lambda: all(state_of(pid) == "T" for pid in pids), within=PATIENCE, what=f"{pids} have stopped")
     try:
         yield
     finally:
@@ -123,14 +126,14 @@ def test_a_gateway_that_is_stopped_goes_on_where_it_was(busy: Busy) -> None:
     answers: list[tuple[int, Any]] = []
 
     def limited_call() -> None:
-        request = {"server": "small", "tool": "slow", "timeout": 6, **body}
-        answers.append(busy.client.ask("POST", "/calls", request, within=60))
+        request = {"server": "small", "tool": "slow", "timeout": 9, **body}
+        answers.append(busy.client.ask("POST", "/calls", request, within=120))
 
     limited = threading.Thread(target=limited_call, daemon=True)
     limited.start()
-    busy.gateway.cli("jobs", "run", "limited")
+    assert busy.client.ask("POST", "/jobs/limited/run", {})[0] == 202
     busy.wait_arrived(3)
-    wait_for(Path(f"{busy.mark}-limited").exists, within=15, what="the run with a time limit is under way")
+    wait_for(Path(f"{busy.mark}-limited").exists, within=PATIENCE, what="the run with a time limit is under way")
     began = time.monotonic()
     with stopped(busy.gateway.pid):
         flights.append(busy.client.call("small", "echo", text="asked meanwhile"))
@@ -138,8 +141,8 @@ def test_a_gateway_that_is_stopped_goes_on_where_it_was(busy: Busy) -> None:
         let_pass(STOPPED)
     assert time.monotonic() - began >= STOPPED
 
-    assert [flight.text(within=15) for flight in flights] == ["whole", "asked meanwhile"]
-    limited.join(15)
+    assert [flight.text(within=PATIENCE) for flight in flights] == ["whole", "asked meanwhile"]
+    limited.join(PATIENCE)
     assert [(status, document.get("text")) for status, document in answers] == [(200, "in time")]
     busy.gateway.wait_event("run.ended", subject="holder", state="ran", output="held")
     busy.gateway.wait_event("run.ended", subject="limited", state="ran", output="in time")
@@ -151,16 +154,16 @@ def test_a_warden_and_a_keeper_that_are_stopped_disturb_nobody(busy: Busy) -> No
     keeper = busy.tree()["keeper_pid"]
     warden = parent_of(keeper)
     os.kill(keeper, signal.SIGSTOP)
-    wait_for(lambda: state_of(keeper) == "S", within=5, what="its warden has woken the keeper")
+    wait_for(lambda: state_of(keeper) == "S", within=PATIENCE, what="its warden has woken the keeper")
 
     flight, new = busy.flight(), None
     with stopped(warden, keeper):
         new = busy.client.call("other", "echo", text="a server that has to be started")
-        assert busy.client.call("small", "echo", text="as before").text(within=15) == "as before"
+        assert busy.client.call("small", "echo", text="as before").text(within=PATIENCE) == "as before"
         busy.go.touch()
-        assert flight.text(within=15) == "whole"
+        assert flight.text(within=PATIENCE) == "whole"
         let_pass(STOPPED)
-    assert new.text(within=30) == "a server that has to be started"
+    assert new.text(within=PATIENCE) == "a server that has to be started"
     busy.gateway.wait_event("run.ended", subject="holder", state="ran", output="held")
     busy.prove_untouched()
     busy.gateway.stop()
@@ -169,10 +172,10 @@ def test_a_warden_and_a_keeper_that_are_stopped_disturb_nobody(busy: Busy) -> No
 def test_a_gateway_that_is_killed_while_it_is_stopped_leaves_nothing(busy: Busy) -> None:
     gateway = busy.gateway
     os.kill(gateway.pid, signal.SIGSTOP)
-    wait_for(lambda: state_of(gateway.pid) == "T", within=5, what="it has stopped")
+    wait_for(lambda: state_of(gateway.pid) == "T", within=PATIENCE, what="it has stopped")
     os.kill(gateway.pid, signal.SIGKILL)
-    gateway.wait_exit(within=5)
-    gateway.wait_nothing_left(within=2)
+    gateway.wait_exit(within=PATIENCE)
+    gateway.wait_nothing_left()
 
     gateway.up()
     gateway.wait_event("run.ended", subject="holder", state="interrupted")

@@ -12,6 +12,7 @@ import pytest
 
 from system.gateway_process import SERVER, wait_for
 from system.systemd_machine import SystemdMachine, booted_systemd
+from waiting import PATIENCE
 
 UNIT = "sexton.service"
 PLACES = ("--config", "/etc/sexton/sexton.toml", "--data", "/var/lib/sexton")
@@ -40,7 +41,7 @@ def sexton(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "sexton", *arguments)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_installed_unit_starts_watches_reloads_restarts_and_stops_with_nothing_left(
     machine: SystemdMachine,
 ) -> None:
@@ -65,14 +66,14 @@ def starts_and_is_heard(machine: SystemdMachine) -> None:
     doctor = machine.json(*sexton("doctor", "--json", *PLACES))
     assert doctor["boundary"] == "cgroup", doctor
     heard = machine.show(UNIT, "WatchdogTimestampMonotonic")
-    wait_for(lambda: machine.show(UNIT, "WatchdogTimestampMonotonic") != heard, within=20, what="WATCHDOG=1")
+    wait_for(lambda: machine.show(UNIT, "WatchdogTimestampMonotonic") != heard, within=PATIENCE, what="WATCHDOG=1")
 
 
 def reloads(machine: SystemdMachine) -> None:
     pid = main_pid(machine)
     machine.write("/etc/sexton/sexton.toml", SETTINGS + '[jobs.added]\nat = "start"\ncommand = ["true"]\n')
     machine.run("systemctl", "reload", UNIT)
-    wait_for(lambda: "added" in machine.run(*sexton("jobs", "list", *PLACES)), within=20, what="the new job")
+    wait_for(lambda: "added" in machine.run(*sexton("jobs", "list", *PLACES)), within=PATIENCE, what="the new job")
     assert main_pid(machine) == pid
 
 
@@ -119,5 +120,5 @@ def wait_tree(machine: SystemdMachine) -> dict[str, Any]:
         trees = machine.json(*sexton("ps", "--json", *PLACES))["trees"]
         return next((tree for tree in trees if tree["name"] == "small" and len(tree["pids"]) > 1), None)
 
-    tree: dict[str, Any] = wait_for(found, within=20, what="the server runs")
+    tree: dict[str, Any] = wait_for(found, within=PATIENCE, what="the server runs")
     return tree

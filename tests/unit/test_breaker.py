@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from properties import scaled
 from sexton.mcp_servers.breaker import UNLIMITED, Breaker, BreakerPolicy, BreakerState
 
 POLICY = BreakerPolicy(attempts=3, first_wait=1.0, longest_wait=8.0, open_wait=100.0, jitter=0.5)
@@ -131,5 +132,5 @@ class AnyHistory(RuleBasedStateMachine):
         assert closed == (self.breaker.starts_allowed(self.now) == UNLIMITED)
 
 
-AnyHistory.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+AnyHistory.TestCase.settings = settings(max_examples=scaled(100), stateful_step_count=40)
 TestAnyHistory = AnyHistory.TestCase

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli_bench import serving
+from waiting import PATIENCE
 
 HEAVY = ("mcp", "mcp_types", "pydantic", "sqlalchemy", "starlette", "uvicorn", "alembic")
 PROBE = """
@@ -65,7 +66,7 @@ def test_ctrl_c_while_the_gateway_works_is_quiet_and_ends_the_call(tmp_path: Pat
         )
         served.portal.call(served.bench.pool.call_began.wait)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=PATIENCE)
         served.portal.call(served.bench.pool.call_cancelled.wait)
     assert (process.returncode, out, err) == (130, b"", b"")
 

@@ -9,6 +9,7 @@ import pytest
 
 from sexton.daemon.console_feed import ConsoleFeed
 from sexton.journal import Event, Journal
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -34,10 +35,10 @@ async def test_a_console_that_blocks_stops_nobody(monkeypatch: pytest.MonkeyPatc
     journal, scroll_on = Journal.open(), threading.Event()
 
     def show(_event: Event) -> None:
-        scroll_on.wait(30)
+        scroll_on.wait(PATIENCE)
 
     feed = ConsoleFeed(journal, show)
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(feed.run)
             for _ in range(20):

@@ -23,6 +23,7 @@ from sexton.gateway.dashboard.viewer import brief
 from sexton.gateway.documents import RunDocument
 from sexton.gateway.memory_samples import MemorySamples, keep_sampling
 from sexton.journal import Journal
+from waiting import PATIENCE
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 HOUR = Window(now=NOW, past=timedelta(hours=1))
@@ -152,7 +153,7 @@ async def test_nobody_is_asked_for_samples_while_there_are_no_trees() -> None:
         return trees
 
     samples = MemorySamples()
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             await tasks.start(_sample(samples, ask, journal, clock))
             await _until(lambda: asked == 1)

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, select, text
 from sexton import database as tables
 from sexton.database import Database, DatabaseError, Failure
 from small_disk import fill, remount_read_only, small_disk
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -69,7 +70,7 @@ async def test_a_cancelled_transaction_is_whole(tmp_path: Path) -> None:
     def slow(connection: Connection) -> None:
         connection.execute(text("CREATE TABLE whole (x)"))
         inside.set()
-        go_on.wait(5)
+        go_on.wait(PATIENCE)
 
     async with Database.open(tmp_path / "sexton.db") as database:
         async with anyio.create_task_group() as tasks:
@@ -86,7 +87,7 @@ async def test_reading_goes_on_while_writing_waits(tmp_path: Path) -> None:
     def slow(connection: Connection) -> None:
         connection.execute(text("CREATE TABLE later (x)"))
         inside.set()
-        go_on.wait(5)
+        go_on.wait(PATIENCE)
 
     async with Database.open(tmp_path / "sexton.db") as database, anyio.create_task_group() as tasks:
         tasks.start_soon(database.write, slow)

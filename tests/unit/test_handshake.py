@@ -11,6 +11,7 @@ from mcp_types import METHOD_NOT_FOUND, UNSUPPORTED_PROTOCOL_VERSION
 
 from sexton.mcp_servers import handshake
 from sexton.mcp_servers.handshake import shake_hands
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -74,7 +75,7 @@ async def test_what_a_server_answers_settles_its_era(
 ) -> None:
     monkeypatch.setattr(handshake, "PROBE_PATIENCE", 0.02)
     session = FakeSession(list(discover), list(initialize))
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         await shake_hands(cast("ClientSession", session), "auto")
     assert session.era == era
     assert session.discover_answers == session.initialize_answers == []
@@ -94,5 +95,5 @@ async def test_a_server_that_nobody_can_talk_to_is_refused_and_not_asked_for_eve
 ) -> None:
     monkeypatch.setattr(handshake, "PROBE_PATIENCE", 0.02)
     session = FakeSession(list(discover), list(initialize))
-    with anyio.fail_after(5), pytest.raises(MCPError):
+    with anyio.fail_after(PATIENCE), pytest.raises(MCPError):
         await shake_hands(cast("ClientSession", session), "auto")

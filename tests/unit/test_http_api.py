@@ -18,6 +18,7 @@ from sexton.gateway.http import Gate, create_app, load_token
 from sexton.gateway.http.app import ENDPOINTS
 from sexton.redaction import Redactor
 from sexton.scheduler import CallState, Outcome, RunContext
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -215,7 +216,7 @@ async def test_a_client_that_goes_away_ends_its_call_and_nobody_elses(bench: Gat
         if number == 0:
             cancelled_first.set()
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(call, 0)
             tasks.start_soon(call, 1)

@@ -19,7 +19,7 @@ from sexton.gateway.http.app import ENDPOINTS
 from sexton.gateway.http.openapi import openapi_document
 from sexton.gateway.http.server_log import last_lines, news_of
 from sexton.redaction import Redactor
-from waiting import wait_until
+from waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.anyio
 ROOT = "http://127.0.0.1:7390"
@@ -222,13 +222,13 @@ async def test_a_followed_log_goes_on_until_the_server_ends(bench: GatewayBench,
     async def follow(url: str) -> None:
         headers = {"authorization": f"Bearer {load_token(tmp_path)}"}
         async with (
-            httpx2.AsyncClient(base_url=url, headers=headers, timeout=20) as http,
+            httpx2.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE) as http,
             http.stream("GET", "/api/v1/servers/time/log", params={"follow": "true"}) as answer,
         ):
             async for line in answer.aiter_lines():
                 lines.append(line)  # noqa: PERF401 seen as they come
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks, serve_http(bench.gateway, data_dir=tmp_path) as url:
             tasks.start_soon(follow, url)
             await wait_until(lambda: lines == ["before"])

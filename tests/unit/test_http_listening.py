@@ -24,6 +24,7 @@ from sexton.errors import SextonError
 from sexton.gateway import read_address
 from sexton.gateway.http import OWNER, Gate, Listening, create_app, load_token, serve_http
 from sexton.gateway.http import connections as connections_module
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -222,7 +223,7 @@ async def test_a_head_that_never_ends_is_given_up(
             async with await anyio.connect_tcp("127.0.0.1", port) as stream:
                 if said:
                     await stream.send(said)
-                with anyio.fail_after(10):
+                with anyio.fail_after(PATIENCE):
                     try:
                         while True:
                             await stream.receive()
@@ -237,7 +238,7 @@ async def test_blanks_around_a_header_are_no_part_of_it(bench: GatewayBench, tmp
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
             head = b"GET /api/v1/status HTTP/1.1\r\nHost: \t 127.0.0.1 \t\r\nAuthorization:Bearer " + token
             await stream.send(head + b" \t\r\nConnection: close\r\n\r\n")
-            with anyio.fail_after(20):
+            with anyio.fail_after(PATIENCE):
                 assert (await stream.receive()).startswith(b"HTTP/1.1 200")
 
 
@@ -247,7 +248,7 @@ async def test_a_head_of_any_size_is_not_read(bench: GatewayBench, tmp_path: Pat
         said = b""
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
             await stream.send(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nx: ")
-            with anyio.fail_after(20), suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            with anyio.fail_after(PATIENCE), suppress(anyio.EndOfStream, anyio.BrokenResourceError):
                 for _ in range(4 * connections_module.MAX_HEAD_BYTES // 1000):
                     await stream.send(b"x" * 1000)
                 while True:
@@ -262,14 +263,14 @@ async def test_a_request_under_way_is_not_taken_for_a_slow_head(
     headers = {"authorization": f"Bearer {load_token(tmp_path)}"}
     async with (
         serve_http(bench.gateway, data_dir=tmp_path, patience=0.1) as url,
-        httpx2.AsyncClient(base_url=url, headers=headers, timeout=20) as client,
+        httpx2.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE) as client,
         client.stream("GET", "/api/v1/events", params={"after": 0}) as answer,
     ):
         lines = answer.aiter_lines()
         assert (await anext(lines)).startswith("retry")
         await anyio.sleep(0.2)  # longer than a head may take: the connection must still be there
         bench.scheduling.journal.append("server.started", subject="time")
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             async for line in lines:
                 if line.startswith("data:") and "server.started" in line:
                     break

@@ -14,8 +14,10 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
 
 from cli_bench import Served, serving
+from properties import scaled
 from sexton.gateway.http.app import ENDPOINTS
 from sexton.gateway.http.openapi import openapi_document
+from waiting import PATIENCE
 
 DOCUMENT = openapi_document(ENDPOINTS)
 FOUND: Any = schemathesis.openapi.from_dict(DOCUMENT).get_all_operations()
@@ -24,10 +26,7 @@ ENDLESS = {"GET /api/v1/events", "GET /api/v1/conversations/{conversation}/event
 KNOWN = {"server": "time", "job": "clock", "run": "0", "token": "editor", "delivery": "1"}
 ALWAYS = ["not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"]
 BOUNDED = settings(
-    max_examples=5,
-    deadline=None,
-    database=None,
-    derandomize=True,
+    max_examples=scaled(5),
     suppress_health_check=list(HealthCheck),
 )
 
@@ -44,8 +43,8 @@ def session(served: Served) -> Iterator[requests.Session]:
         session.trust_env = False
         session.headers["authorization"] = f"Bearer {(served.folder / 'token').read_text().strip()}"
         job: Any = {"name": "clock", "action": {"kind": "call", "server": "time", "tool": "now"}}
-        session.post(f"{served.url}/api/v1/jobs", json=job, timeout=20).raise_for_status()
-        session.post(f"{served.url}/api/v1/tokens", json={"name": "editor"}, timeout=20).raise_for_status()
+        session.post(f"{served.url}/api/v1/jobs", json=job, timeout=PATIENCE).raise_for_status()
+        session.post(f"{served.url}/api/v1/tokens", json={"name": "editor"}, timeout=PATIENCE).raise_for_status()
         yield session
 
 
@@ -74,7 +73,7 @@ def test_no_request_breaks_the_api_or_its_description(
     @given(case=strategy(operation, mode))
     def ask(case: Any) -> None:
         (case.query or {}).pop("follow", None)  # an answer without an end has no end here either
-        response = case.call(base_url=served.url, session=session, timeout=20)
+        response = case.call(base_url=served.url, session=session, timeout=PATIENCE)
         case.validate_response(response, checks=[CHECKS.get_one(name) for name in ALWAYS])
 
     ask()

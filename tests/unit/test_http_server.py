@@ -20,7 +20,8 @@ from gateway_bench import GatewayBench, gateway_bench
 from sexton.errors import SextonError
 from sexton.gateway import Address, read_address, write_address
 from sexton.gateway.http import Listening, load_token, serve_http
-from sexton.gateway.http.server import PATIENCE, listen
+from sexton.gateway.http.server import listen
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +34,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[GatewayBench]:
 
 def client(url: str, folder: Path) -> httpx2.AsyncClient:
     headers = {"authorization": f"Bearer {load_token(folder)}"}
-    return httpx2.AsyncClient(base_url=f"{url}/api/v1", headers=headers, timeout=10)
+    return httpx2.AsyncClient(base_url=f"{url}/api/v1", headers=headers, timeout=PATIENCE)
 
 
 async def test_the_address_is_published_while_it_serves_and_no_longer(bench: GatewayBench, tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ async def test_a_port_that_is_taken_is_told_and_nothing_is_left(bench: GatewayBe
 
 async def read_events(answer: httpx2.Response, count: int) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE):
         async for line in answer.aiter_lines():
             if line.startswith("data: "):
                 events.append(json.loads(line[6:]))
@@ -121,12 +122,13 @@ async def test_an_open_stream_does_not_hold_up_the_end(bench: GatewayBench, tmp_
             stream_is_open.set()
             lines.extend([line async for line in answer.aiter_lines()])
 
-    with anyio.fail_after(20):
-        async with anyio.create_task_group() as tasks, serve_http(bench.gateway, data_dir=tmp_path) as url:
+    with anyio.fail_after(PATIENCE):
+        async with (
+            anyio.create_task_group() as tasks,
+            serve_http(bench.gateway, data_dir=tmp_path, patience=10 * PATIENCE) as url,
+        ):
             tasks.start_soon(follow, url)
             await stream_is_open.wait()
-            began = anyio.current_time()
-    assert anyio.current_time() - began < PATIENCE - 1
     assert "retry: 1000" in lines
 
 
@@ -137,7 +139,7 @@ async def test_a_call_without_end_is_cancelled_when_the_server_ends(bench: Gatew
         async with client(url, tmp_path) as http:
             answers.append(await http.post("calls", json={"server": "time", "tool": "wait"}))
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             async with serve_http(bench.gateway, data_dir=tmp_path, patience=0.1) as url:
                 tasks.start_soon(call, url)
@@ -151,10 +153,10 @@ async def test_the_end_of_a_clients_connection_cancels_its_call(bench: GatewayBe
     async with serve_http(bench.gateway, data_dir=tmp_path) as url:
         async with anyio.create_task_group() as tasks, client(url, tmp_path) as http:
             tasks.start_soon(lambda: http.post("calls", json={"server": "time", "tool": "wait"}, timeout=None))
-            with anyio.fail_after(10):
+            with anyio.fail_after(PATIENCE):
                 await bench.pool.call_began.wait()
             tasks.cancel_scope.cancel()
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             await bench.pool.call_cancelled.wait()
         await wait_until(lambda: not bench.pool.holders)
 
@@ -174,7 +176,7 @@ async def test_a_raw_client_cannot_smuggle_or_stall_others(bench: GatewayBench, 
         ):
             async with await anyio.connect_tcp("127.0.0.1", port) as raw:
                 await raw.send(f"{head}\r\n\r\n".encode())
-                with anyio.fail_after(5):
+                with anyio.fail_after(PATIENCE):
                     answers.append((await raw.receive()).split(b"\r\n")[0].split(b" ")[1])
         assert set(answers) <= {b"400", b"421"}, answers
         assert (await http.get("status")).status_code == 200

@@ -19,6 +19,7 @@ from sexton.gateway.http import Gate, HttpLimits, Logins, Scope, Tokens, WayIn, 
 from sexton.gateway.http.limits import Buckets, Places, TooMany
 from sexton.gateway.http.tokens import REMEMBERED
 from sexton.redaction import Redactor
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -267,7 +268,7 @@ async def test_a_body_that_never_ends_is_given_up(bench: GatewayBench) -> None:
 
     headers = [(b"host", b"127.0.0.1"), (b"authorization", HEADERS["authorization"].encode())]
     scope = {"type": "http", "method": "POST", "path": "/api/v1/calls", "headers": headers, "query_string": b""}
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE):
         await app(scope, receive, send)
     assert sent[0]["status"] == 408
 

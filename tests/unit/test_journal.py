@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fake_clock import FakeClock, settle
+from properties import scaled
 from sexton.journal import Event, EventFile, Journal
 from small_disk import fill, small_disk
 
@@ -126,7 +127,7 @@ async def test_a_reader_that_stops_within_a_burst_loses_nothing() -> None:
     assert seen == list(range(1, 9))
 
 
-@settings(max_examples=50)
+@settings(max_examples=scaled(50))
 @given(st.integers(1, 8), st.integers(0, 30), st.integers(0, 30))
 def test_since_accounts_for_every_event(keep: int, appended: int, after: int) -> None:
     journal = Journal.open(clock=FakeClock(), keep=keep)

@@ -17,6 +17,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from properties import scaled
 from sexton.mcp_servers.lease_book import (
     Hold,
     LeaseBook,
@@ -335,5 +336,5 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         assert all(len(holders) == 1 for process, holders in self.owners.items() if process.server == "many")
 
 
-AnyOrderOfEvents.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+AnyOrderOfEvents.TestCase.settings = settings(max_examples=scaled(120), stateful_step_count=40)
 TestAnyOrderOfEvents = AnyOrderOfEvents.TestCase

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from fake_clock import FakeClock, settle
 from fake_servers import NoTrees
+from properties import scaled
 from sexton.containment import Containment
 from sexton.gateway.http.caller import OWNER
 from sexton.gateway.mcp_endpoint import Endpoint, EndpointSettings, Profile
@@ -34,6 +35,7 @@ from sexton.gateway.mcp_endpoint.search import search
 from sexton.gateway.mcp_endpoint.view import View
 from sexton.journal import Journal
 from sexton.mcp_servers import ServerPool, ToolFilter
+from waiting import PATIENCE
 
 ALL = View(key="all", servers=("git", "time"))
 ONE = View(key="server:git", servers=("git",))
@@ -276,7 +278,7 @@ async def test_a_client_that_goes_while_its_call_runs_ends_it() -> None:
         with anyio.CancelScope() as scope:
             tasks.start_soon(cancel_after, began, scope)
             await call.next_round(Request())
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE):
             await ended.wait()
 
 
@@ -339,7 +341,7 @@ MESSAGES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=scaled(150))
 @given(message=MESSAGES | json_values(), modern=st.booleans())
 def test_no_message_breaks_the_endpoint(message: Any, modern: bool) -> None:
     """It is answered or refused, and nothing is logged as a defect."""
@@ -350,7 +352,7 @@ def test_no_message_breaks_the_endpoint(message: Any, modern: bool) -> None:
 
 async def send_to_an_empty_endpoint(message: Any, modern: bool) -> list[httpx2.Response]:
     """The same message without a session and, in the handshake era, in one."""
-    with anyio.fail_after(20), TemporaryDirectory() as folder:
+    with anyio.fail_after(PATIENCE), TemporaryDirectory() as folder:
         pool = ServerPool(
             {},
             cast("Containment", NoTrees()),

@@ -18,6 +18,7 @@ from sexton.mcp_servers.multiplexer import Multiplexer
 from sexton.mcp_servers.server_errors import CallTimedOut, ConnectionEnd, NotWritten, ServerDied
 from sexton.mcp_servers.stdio_transport import OutgoingLine
 from sexton.mcp_servers.virtual_connection import VirtualConnection
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -118,7 +119,7 @@ class Calls:
 
 @asynccontextmanager
 async def calls() -> AsyncIterator[Calls]:
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             yield Calls(tasks)
             tasks.cancel_scope.cancel()
@@ -535,7 +536,7 @@ MESSAGES = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(MESSAGES | ANYTHING, max_size=8))
 async def test_whatever_a_server_says_holders_live_on(messages: list[Any]) -> None:
     stage = Stage()

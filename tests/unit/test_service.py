@@ -11,6 +11,7 @@ import pytest
 from sexton.daemon.service import install_service, service_unit
 from sexton.daemon.service_notify import ServiceNotifier
 from sexton.errors import SextonError, UsageError
+from waiting import PATIENCE
 
 ENVIRONMENT = {"PATH": "/opt/node 20/bin:/usr/bin", "XDG_CONFIG_HOME": "/home/ada/.config", "SUDO_USER": "ada"}
 
@@ -75,7 +76,7 @@ def test_a_unit_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) ->
 def test_the_service_manager_is_told_how_we_are(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(5)
+        manager.settimeout(PATIENCE)
         notifier = ServiceNotifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "30000000"})
         notifier.ready("serving")
         notifier.reloading()

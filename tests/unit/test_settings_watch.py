@@ -12,6 +12,7 @@ import pytest
 from sexton.clock import SystemClock
 from sexton.daemon import settings_watch
 from sexton.daemon.settings_watch import SettingsWatch
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +41,7 @@ def replace_with_the_same_time_and_size(path: Path) -> None:
 async def test_a_change_is_noticed_once(file: Path, change: Callable[[Path], object]) -> None:
     watch = SettingsWatch(file, clock=SystemClock())
     change(file)
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         assert await watch.wait_change() is False
     with anyio.move_on_after(0.1) as scope:
         await watch.wait_change()
@@ -50,5 +51,5 @@ async def test_a_change_is_noticed_once(file: Path, change: Callable[[Path], obj
 async def test_who_asks_is_answered_although_nothing_changed(file: Path) -> None:
     watch = SettingsWatch(file, clock=SystemClock())
     watch.ask()
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         assert await watch.wait_change() is True

@@ -14,7 +14,7 @@ import pytest
 from sexton.mcp_servers.line_buffer import LineLimitExceeded
 from sexton.mcp_servers.pipe_reader import pipe_reader
 from sexton.mcp_servers.stdio_transport import StdinClosed, StdinStalled, StdioTransport
-from waiting import wait_until
+from waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -55,7 +55,7 @@ def pipes() -> Iterator[Pipes]:
 async def test_lines_arrive_and_the_end_is_told(pipes: Pipes) -> None:
     transport = pipes.transport()
     os.write(pipes.server_stdout, b"one\ntwo\nthr")
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         assert await transport.receive_lines() == [b"one", b"two"]
         os.write(pipes.server_stdout, b"ee\n")
         assert await transport.receive_lines() == [b"three"]
@@ -69,7 +69,7 @@ async def test_lines_arrive_and_the_end_is_told(pipes: Pipes) -> None:
 async def test_a_line_over_the_limit_is_told(pipes: Pipes) -> None:
     transport = pipes.transport(max_line_bytes=10)
     os.write(pipes.server_stdout, b"x" * 20)
-    with anyio.fail_after(5), pytest.raises(LineLimitExceeded):
+    with anyio.fail_after(PATIENCE), pytest.raises(LineLimitExceeded):
         await transport.receive_lines()
     transport.close()
 
@@ -83,7 +83,7 @@ async def test_a_small_line_is_written_at_once_and_a_big_one_beside_everything_e
     assert big.started
     assert big.rest
     got = b""
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(transport.write_out)
             reader = pipe_reader(pipes.server_stdin)
@@ -104,7 +104,7 @@ async def test_only_a_line_of_which_nothing_was_written_can_be_taken_back(pipes:
     assert not transport.withdraw(first)
     assert transport.withdraw(second)
     assert transport.withdraw(second)
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(transport.write_out)
             got = b""
@@ -120,7 +120,7 @@ async def test_only_a_line_of_which_nothing_was_written_can_be_taken_back(pipes:
 async def test_a_reader_that_takes_nothing_is_given_up(pipes: Pipes) -> None:
     transport = pipes.transport(write_timeout=0.05)
     transport.write(b"x" * 300_000 + b"\n")
-    with anyio.fail_after(5), pytest.raises(StdinStalled):
+    with anyio.fail_after(PATIENCE), pytest.raises(StdinStalled):
         await transport.write_out()
     transport.close()
 
@@ -133,7 +133,7 @@ async def test_a_closed_stdin_is_told_to_who_writes_out(pipes: Pipes, size: int)
     os.close(pipes.server_stdin)
     outgoing = transport.write(b"x" * 10)
     assert not outgoing.started
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         with pytest.raises(StdinClosed):
             await transport.write_out()
         await transport.wait_flushed()
@@ -160,7 +160,7 @@ async def test_a_read_that_was_cancelled_loses_nothing(pipes: Pipes) -> None:
     with anyio.move_on_after(0.01):
         await reader.read()
     os.write(pipes.server_stdout, b"after")
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE):
         assert await reader.read() == b"after"
     reader.close()
 

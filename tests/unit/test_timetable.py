@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import debian_cron
+from properties import scaled
 from sexton.errors import UsageError
 from sexton.scheduler import timetable
 from sexton.scheduler.job import At, Cron, Every, Job, Schedule
@@ -106,7 +107,6 @@ def expressions(draw: st.DrawFn) -> str:
 CHANGES = {zone: debian_cron.changes_of(ZoneInfo(zone), 2026) or [datetime(2026, 3, 1, tzinfo=UTC)] for zone in ZONES}
 
 
-@settings(max_examples=100, deadline=None)
 @given(data=st.data(), expression=expressions(), timezone=st.sampled_from(ZONES))
 def test_cron_does_what_debian_does(data: st.DataObject, expression: str, timezone: str) -> None:
     """From any minute around a change of the clocks; cron has been running since before it."""
@@ -121,7 +121,7 @@ def test_cron_does_what_debian_does(data: st.DataObject, expression: str, timezo
     assert found == [slot for slot in reference if slot > after]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=scaled(60))
 @given(data=st.data(), expression=expressions(), timezone=st.sampled_from(ZONES))
 def test_the_next_slot_does_not_depend_on_where_one_asks(data: st.DataObject, expression: str, timezone: str) -> None:
     """Asked from any second, also within a gap's end or a fold, the answer is the first slot of the list after it."""
@@ -140,7 +140,7 @@ def test_the_next_slot_does_not_depend_on_where_one_asks(data: st.DataObject, ex
     assert answer == next((slot for slot in known if slot > asked), answer)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=scaled(25))
 @given(second=numbers(0, 59), minute=numbers(0, 59), start=st.integers(0, 7200))
 def test_a_sixth_field_in_front_names_seconds(second: str, minute: str, start: int) -> None:
     after = datetime(2026, 5, 1, tzinfo=UTC) + timedelta(seconds=start)
@@ -223,7 +223,7 @@ def test_a_one_shot_comes_once() -> None:
     assert timetable.next_slot(At(time=time), "UTC", after=time) is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=scaled(60))
 @given(
     schedule=st.one_of(
         st.floats(30, 4000).map(lambda seconds: Every(seconds=seconds)),

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Self
 
+from waiting import PATIENCE
 from zoo.oracles import (
     PYTHON,
     ZOO,
@@ -85,17 +86,17 @@ class AnotherDaemon:
     def close(self) -> None:
         with socket.socket(socket.AF_UNIX) as last:
             last.connect(self.socket)
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         self._server.close()
         living = identified(self.started)
         for pid, start in living.items():
             if is_running(pid, start):
                 os.kill(pid, 9)
         for process in self._processes:
-            process.communicate(timeout=10)
-        wait_none_of(living, within=10)
+            process.communicate(timeout=PATIENCE)
+        wait_none_of(living, within=PATIENCE)
         if self._group:
-            wait_until(lambda: (self._group or Path()).joinpath("cgroup.procs").read_text() == "", within=5)
+            wait_until(lambda: (self._group or Path()).joinpath("cgroup.procs").read_text() == "", within=PATIENCE)
             self._group.rmdir()
 
     def __enter__(self) -> Self:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from sexton.containment import ProcessSpec, StopTimes
+from waiting import PATIENCE
 from zoo.oracles import wait_until
 
 FAKE = Path(__file__).with_name("fake_docker.py")
@@ -32,7 +33,7 @@ class FakeEngine:
         self.env = {"PATH": f"{self.bin}:{os.environ['PATH']}"}
         command = [sys.executable, "-I", "-S", str(FAKE), self.socket, str(self.requests), str(slow_create)]
         self._daemon = subprocess.Popen(command, start_new_session=True)
-        wait_until(Path(self.socket).exists, within=10)
+        wait_until(Path(self.socket).exists, within=PATIENCE)
 
     def argv(self, *words: str, client: str = "docker") -> tuple[str, ...]:
         """A command of docker, or of podman, that asks this daemon."""
@@ -58,7 +59,7 @@ class FakeEngine:
         """Every container that the engine knows, whoever it belongs to."""
         done = subprocess.run(
             [*self.argv("ps", "--all", "--quiet", "--no-trunc", "--filter", "label=")],
-            env=self.env, capture_output=True, text=True, check=True, timeout=20,
+            env=self.env, capture_output=True, text=True, check=True, timeout=PATIENCE,
         )  # fmt: skip
         return done.stdout.split()
 
@@ -69,4 +70,4 @@ class FakeEngine:
         for container in self.containers():
             subprocess.run(self.argv("rm", "--force", container), env=self.env, check=True, capture_output=True)
         self._daemon.kill()
-        self._daemon.wait(5)
+        self._daemon.wait(PATIENCE)

@@ -28,6 +28,7 @@ from typing import Any
 import anyio
 
 from sexton.containment import Boundary, Containment, ProcessSpec, ProcessTree, StopTimes
+from waiting import PATIENCE
 from zoo.trial import ask, wait_ready
 
 
@@ -51,7 +52,7 @@ class Gateway:
         elif verb == "drop":
             del self._trees[what]
         elif verb == "gone":
-            with anyio.fail_after(20):
+            with anyio.fail_after(PATIENCE):
                 return {"gone": (await self._trees[what].wait_gone()).reason}
         elif verb == "sweep":
             await self._containment.sweep()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sexton.containment import Boundary, StopTimes
+from waiting import PATIENCE
 from zoo.oracles import Identities, helpers_of, wait_none_of, wardens_of
 from zoo.trial import QUICK, Trial
 
@@ -87,7 +88,7 @@ class GatewayProcess:
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """End it by a signal that it does not handle."""
         os.kill(self.pid, number)
-        self._process.wait(5)
+        self._process.wait(PATIENCE)
 
     def end(self, how: str) -> None:
         """Have it end, or become another program, on the spot."""
@@ -100,7 +101,7 @@ class GatewayProcess:
 
     def wait_dead(self) -> None:
         """Somebody else has killed it, or it ends by itself."""
-        self._process.wait(20)
+        self._process.wait(PATIENCE)
 
     def terminate(self) -> None:
         """Have it leave in the ordinary way; it was opened with ZOO_ORDERLY."""
@@ -113,7 +114,7 @@ class GatewayProcess:
         living = helpers_of(self.pid)
         self._helpers |= living
         _kill_at_once([self.pid, *living])
-        self._process.wait(5)
+        self._process.wait(PATIENCE)
 
     def kill_helpers(self) -> None:
         """Warden and keepers at once; the gateway lives."""
@@ -138,7 +139,7 @@ class GatewayProcess:
         ready, _, _ = select.select([self._process.stdout], [], [], 100)
         assert ready, "the gateway does not answer"
         line = self._process.stdout.readline()
-        assert line, f"the gateway ended with status {self._process.wait(5)}"
+        assert line, f"the gateway ended with status {self._process.wait(PATIENCE)}"
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -148,14 +149,14 @@ class GatewayProcess:
         assert self._process.stdout
         self._process.stdin.close()
         self._process.stdout.close()
-        self.wait_helpers_gone(within=10)
+        self.wait_helpers_gone(within=PATIENCE)
 
     def close(self) -> None:
         """End the gateway in the ordinary way, if it still runs."""
         self._helpers |= helpers_of(self.pid)
         if self._process.stdin and not self._process.stdin.closed:
             self._process.communicate(timeout=60)
-        self.wait_helpers_gone(within=10)
+        self.wait_helpers_gone(within=PATIENCE)
 
     def __enter__(self) -> Self:
         return self

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from waiting import PATIENCE
+
 ZOO = Path(__file__).with_name("zoo.py")
 PYTHON = (sys.executable, "-I", "-S", "-E")
 
@@ -92,7 +94,7 @@ class TruthGroup:
         """Nothing in the group runs, and nothing in it can die, until this is left."""
         if self.can_freeze:
             self._state.write_text("FROZEN")
-            wait_until(lambda: self._state.read_text() == "FROZEN\n", within=5)
+            wait_until(lambda: self._state.read_text() == "FROZEN\n", within=PATIENCE)
         try:
             yield
         finally:
@@ -112,8 +114,8 @@ class TruthGroup:
                         os.kill(pid, signal.SIGKILL)
             return not self._listed()
 
-        wait_until(emptied, within=20)
-        wait_until(self._removed, within=5)
+        wait_until(emptied, within=PATIENCE)
+        wait_until(self._removed, within=PATIENCE)
 
     def _removed(self) -> bool:
         with contextlib.suppress(OSError):
@@ -322,7 +324,7 @@ class Bystanders:
             if is_running(pid, start):
                 os.kill(pid, signal.SIGKILL)
         for leader in self._leaders:
-            leader.wait(5)
+            leader.wait(PATIENCE)
             assert leader.stdout
             leader.stdout.close()
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sexton.containment import Boundary, last_recovery
+from waiting import PATIENCE
 from zoo.gateway_process import GatewayProcess
 from zoo.oracles import all_pids, wait_until
 from zoo.trial import trials
@@ -31,7 +32,7 @@ def main() -> None:
             with suppress(AssertionError, BrokenPipeError):  # it dies before it can answer
                 gateway.strike("kills_everybody")
             gateway.wait_dead()
-            wait_until(_is_attacker_alone, within=30)
+            wait_until(_is_attacker_alone, within=PATIENCE)
         after_attack = sum(len(trial.truth.survivors()) for trial in made)
         with GatewayProcess(state, boundary):
             after_start = sum(len(trial.truth.survivors()) for trial in made)

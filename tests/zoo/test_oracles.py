@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from waiting import PATIENCE
 from zoo.oracles import PYTHON, ZOO, Bystanders, Truth, children_of, identified, is_running, unified_mount, wait_until
 
 # The least number of processes that each kind makes, itself included.
@@ -71,7 +72,7 @@ def loose(kind: str, truth: Truth, *arguments: str) -> Iterator[subprocess.Popen
 def test_each_kind_makes_the_processes_that_it_says(kind: str, tmp_path: Path) -> None:
     truth = Truth(tmp_path, kind)
     with loose(kind, truth):
-        assert wait_until(lambda: len(truth.survivors()) >= HEAD_COUNTS[kind], within=10) < 10
+        wait_until(lambda: len(truth.survivors()) >= HEAD_COUNTS[kind], within=PATIENCE)
 
 
 def test_without_a_group_the_fifo_still_tells_of_the_living(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_an_escapee_is_seen_although_it_left_its_cgroup(tmp_path: Path) -> None:
         moved = {int(pid) for pid in (refuge / "cgroup.procs").read_text().split()}
         assert len(moved) == 2
         assert moved < set(truth.survivors())
-    wait_until(lambda: (refuge / "cgroup.procs").read_text() == "", within=5)
+    wait_until(lambda: (refuge / "cgroup.procs").read_text() == "", within=PATIENCE)
     refuge.rmdir()
 
 
@@ -102,7 +103,7 @@ def test_killing_the_group_of_a_server_leaves_its_daemon_and_the_truth_says_so(t
     truth = Truth(tmp_path, "scrubs")
     with loose("scrubs", truth) as process:
         process.kill()
-        process.wait(5)
+        process.wait(PATIENCE)
         assert len(truth.survivors()) == 1
 
 
@@ -111,7 +112,7 @@ def test_bystanders_notice_a_signal_that_they_can_catch(tmp_path: Path) -> None:
         bystanders.assert_untouched()
         os.kill(children_of(bystanders.leader_pids[0])[0], signal.SIGTERM)
         log = tmp_path / bystanders.log_name
-        wait_until(lambda: log.exists() and log.stat().st_size > 0, within=5)
+        wait_until(lambda: log.exists() and log.stat().st_size > 0, within=PATIENCE)
         with pytest.raises(AssertionError, match="SIGTERM"):
             bystanders.assert_untouched()
 
@@ -122,7 +123,7 @@ def test_bystanders_notice_a_signal_that_they_cannot_catch(number: signal.Signal
         before = identified(bystanders.leader_pids)
         os.kill(bystanders.leader_pids[0], number)
         if number is signal.SIGKILL:
-            wait_until(lambda: not any(is_running(*one) for one in before.items()), within=5)
+            wait_until(lambda: not any(is_running(*one) for one in before.items()), within=PATIENCE)
         else:
             os.waitpid(bystanders.leader_pids[0], os.WUNTRACED)
         with pytest.raises(AssertionError, match="died or were stopped"):

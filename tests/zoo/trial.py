@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 
 from sexton.containment import ProcessSpec, ProcessTree, StopTimes
+from waiting import PATIENCE
 from zoo.oracles import PYTHON, ZOO, Truth, unified_mount, wait_until
 
 QUICK = StopTimes(
@@ -132,5 +133,5 @@ def _refuge() -> Iterator[Path]:
     folder = mount / f"zoo-refuge-{os.getpid()}-{time.monotonic_ns()}"
     folder.mkdir()
     yield folder
-    wait_until(lambda: (folder / "cgroup.procs").read_text() == "", within=5)
+    wait_until(lambda: (folder / "cgroup.procs").read_text() == "", within=PATIENCE)
     folder.rmdir()
