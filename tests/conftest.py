@@ -41,6 +41,16 @@ def real_servers() -> Path:
 
 
 @pytest.fixture(scope="session")
+def foreign_clients() -> Path:
+    """The folder of the installed clients; the first test run installs them, as `make conformance` does."""
+    stamp = Path(".conformance") / ".installed"
+    with (ROOT / ".venv" / "clients.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(["make", "--silent", str(stamp)], cwd=ROOT, check=True, timeout=300)
+    return ROOT / ".conformance"
+
+
+@pytest.fixture(scope="session")
 def debian_packages() -> None:
     """The servers from Debian that tests run; the first test run installs them, as `make debian` does."""
     with (ROOT / ".venv" / "debian.lock").open("w") as lock:

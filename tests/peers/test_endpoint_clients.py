@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -21,19 +20,9 @@ from waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = Path(__file__).parent / "clients"
-FOREIGN = ROOT / ".conformance"
 SNIPPETS = re.findall(r"\*\*(.+?)\*\*[^\n]*\n```json\n(.*?)```", (ROOT / "docs/endpoint.md").read_text(), re.DOTALL)
 
 pytestmark = pytest.mark.timeout(600)  # the first run installs servers and clients
-
-
-@pytest.fixture(scope="module")
-def foreign_clients() -> Path:
-    """The folder of the installed clients; the first test run installs them, as `make conformance` does."""
-    with (ROOT / ".venv" / "clients.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        subprocess.run(["make", "--silent", str(FOREIGN.name) + "/.installed"], cwd=ROOT, check=True, timeout=300)
-    return FOREIGN
 
 
 @pytest.fixture(scope="module")
