@@ -20,6 +20,7 @@ from system.gateway_process import GatewayProcess, wait_for
 from waiting import PATIENCE
 
 HELD_START = Path(__file__).with_name("held_start.py")
+SLOW_LIBRARY = Path(__file__).with_name("slow_library.py")
 
 DRAIN = 0.3
 LADDER = 4.2
@@ -37,6 +38,7 @@ drain_timeout = "{DRAIN * 1000:.0f}ms"
 """
 STUBBORN = SMALL.replace("--helper", "--helper --stubborn")
 MUTE = SMALL.replace("--helper", "--helper --stubborn --mute") + 'connect_timeout = "60s"\n'
+MODEL = '[models.main]\nprovider = "openai"\nbase_url = "http://127.0.0.1:9/v1"\nmodel = "none"\n'
 RUN = '[jobs.slow]\nat = "start"\ncall = "small.slow"\narguments = { seconds = 600 }\n'
 COMMAND = """
 [jobs.stubborn]
@@ -83,6 +85,16 @@ def test_while_it_starts_and_waits_for_the_lock_of_another_program(gateway: Gate
         gateway.start()
         gateway.wait_event("gateway.starting", count=starts + 1)
         end(gateway, budget=LOCKED + AT_ONCE)
+
+
+def test_while_it_loads_what_talks_to_models(gateway: GatewayProcess) -> None:
+    """The library would take minutes to load here; the gateway used to stop only after that."""
+    mark = gateway.folder / "loading"
+    gateway.program = (str(SLOW_LIBRARY), str(mark))
+    gateway.write(SMALL + MODEL).up()
+    wait_for(mark.exists, within=60, what="the library begins to load")
+    end(gateway, budget=AT_ONCE)
+    assert gateway.events("gateway.stopped")
 
 
 def test_while_it_is_idle(gateway: GatewayProcess) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast, final
 
 import anyio
-import anyio.to_thread
 
 from sexton.agent.approval import Approvals
 from sexton.agent.budget import Budget, Usage, timed_out
 from sexton.agent.events import TurnEvent
+from sexton.agent.late_import import LateImport
 from sexton.agent.messages import CallRecord, CallState, Message, Role, UserMessage
 from sexton.agent.model_config import AgentConfig, ModelConfig, chain_of
 from sexton.agent.result_files import ResultFiles
@@ -117,8 +116,8 @@ class Agent:
         self.approvals = approvals
         self.files = ResultFiles(data_dir / "results")
         self._clock = clock
+        self._library = LateImport("sexton.agent.loop")
         self._loop: ModelLoop | None = None
-        self._loading = anyio.Lock()
 
     def configure(self, config: AgentConfig) -> None:
         self.config = config
@@ -138,7 +137,8 @@ class Agent:
             await self._loaded()
 
     async def aclose(self) -> None:
-        """Close the connections to the models' servers."""
+        """Close the connections to the models' servers, and load nothing any more."""
+        await self._library.give_up()
         if self._loop is not None:
             await self._loop.aclose()
 
@@ -220,11 +220,11 @@ class Agent:
 
     async def _loaded(self) -> ModelLoop:
         await self._may_load.wait()
-        async with self._loading:
-            if self._loop is None:
-                module: Any = await anyio.to_thread.run_sync(importlib.import_module, "sexton.agent.loop")
+        if self._loop is None:
+            module: Any = await self._library.get()
+            if self._loop is None:  # others may have waited for it, too
                 self._loop = cast("ModelLoop", module.Loop(self._clock))
-            return self._loop
+        return self._loop
 
 
 def _instructions(plan: TurnPlan, config: AgentConfig, box: Toolbox) -> str:
