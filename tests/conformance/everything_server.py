@@ -44,6 +44,8 @@ WAV: Final = "UklGRiQAAABXQVZFZm10IBAAAAABAAEAQB8AAEAfAAABAAgAZGF0YQAAAAA="
 NAME: Final = {"name": {"type": "string"}}
 PAUSE: Final = 0.05
 """Seconds between two steps of a tool, as the suite asks for."""
+LONG: Final = 3.0
+"""Seconds of a call that is longer than the gateway keeps a stream open here."""
 
 bus = InMemorySubscriptionBus()
 extras: set[str] = set()
@@ -200,11 +202,13 @@ async def test_tool_with_progress(ctx: Ctx, arguments: Arguments) -> list[Docume
     return [text("reported progress three times")]
 
 
-@tool("Closes the stream in mid-call, so that the client must come back for the answer")
+@tool("Closes the stream in mid-call, or lets the gateway do it, so that the client must come back for the answer")
 async def test_reconnection(ctx: Ctx, arguments: Arguments) -> list[Document]:
     if ctx.close_sse_stream is not None:
         await ctx.close_sse_stream()
         await anyio.sleep(4 * PAUSE)
+    else:
+        await anyio.sleep(LONG)
     return [text("found again")]
 
 

@@ -25,7 +25,7 @@ from mcp_types import (
 
 from fake_clock import FakeClock
 from process.endpoint_bench import ERAS, Caller, EndpointBench, config, endpoint_bench
-from sexton.gateway.mcp_endpoint import EndpointSettings, Profile, reply
+from sexton.gateway.mcp_endpoint import EndpointSettings, Profile, event_trail, reply
 from sexton.mcp_servers import Sharing, ToolFilter
 from waiting import PATIENCE, wait_until
 
@@ -150,14 +150,15 @@ async def test_a_client_that_is_killed_takes_its_call_with_it(tmp_path: Path) ->
 async def test_a_call_that_takes_long_is_a_stream_that_is_kept_alive(
     tmp_path: Path, front: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reply, "KEEP_ALIVE", 0.1)
+    monkeypatch.setattr(reply, "STREAM_AFTER", 0.1)
+    monkeypatch.setattr(event_trail, "KEEP_ALIVE", 0.1)
     async with endpoint_bench(tmp_path, config("raw", "raw_server", tmp_path)) as bench, bench.http() as http:
         client = Bare(bench, http, front)
         await client.greet()
         call = {"name": "raw__sleep", "arguments": {"seconds": 0.6, "text": "rested"}}
         answer = await client.post("tools/call", call)
         assert answer.headers["content-type"] == "text/event-stream"
-        assert answer.text.startswith(": still here")
+        assert ": still here\n\n" in answer.text
         assert '"rested"' in answer.text
 
 

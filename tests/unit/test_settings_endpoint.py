@@ -31,6 +31,7 @@ idle_timeout = "90s"
 max_sessions = 3
 input_timeout = "1m"
 max_body = "1KiB"
+close_streams_after = "50s"
 
 [profiles.coding]
 servers = ["git", "time"]
@@ -46,6 +47,7 @@ deny = ["push"]
         max_sessions=3,
         input_timeout=60,
         max_body=1024,
+        close_streams_after=50,
         profiles={
             "coding": Profile(
                 name="coding", servers=("git", "time"), tools=ToolFilter(allow=("git__*",), deny=("push",))

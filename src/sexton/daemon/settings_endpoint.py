@@ -23,6 +23,7 @@ class EndpointTable(StrictTable):
     max_sessions: Count = 256
     input_timeout: PositiveDuration = 600.0
     max_body: Size = 16 << 20
+    close_streams_after: PositiveDuration | None = None
 
 
 class ProfileTable(StrictTable):
@@ -45,6 +46,7 @@ def read_endpoint(
         max_sessions=table.max_sessions,
         input_timeout=table.input_timeout,
         max_body=table.max_body,
+        close_streams_after=table.close_streams_after,
         profiles={profile.name: profile for profile in _profiles(findings, profiles, servers)},
     )
 

@@ -32,7 +32,8 @@ class EndpointSettings:
 
     `idle_timeout` ends a client of whom nothing was heard for so long, `max_sessions` bounds how many there are,
     `input_timeout` is how long a call waits for a client that was asked something, `linger` how long a client keeps
-    a server after its last use of it, `max_body` the largest message in bytes.
+    a server after its last use of it, `max_body` the largest message in bytes.  `close_streams_after` is how long the
+    stream of a call stays open before the client has to come back for the rest (None: as long as the call takes).
     """
 
     search_above: int = 100
@@ -40,6 +41,7 @@ class EndpointSettings:
     max_sessions: int = 256
     input_timeout: float = 600.0
     linger: float = 2.0
+    close_streams_after: float | None = None
     max_body: int = 16 * 1024 * 1024
     profiles: Mapping[str, Profile] = field(default_factory=dict)
 

@@ -62,6 +62,36 @@ def accepted(headers: Headers) -> tuple[bool, bool]:
     return json, events
 
 
+def prefers_events(headers: Headers) -> bool:
+    """Say whether the client would rather have event streams than JSON: it gives them more weight, or names them first.
+
+    Source: RFC 9110, 12.5.1, which leaves the order open for equal weights.
+    """
+    said = headers.get("accept", "")
+    if ";" not in said:  # as every client that we know writes it
+        return 0 <= said.find("text/event-stream") < said.find("application/json")
+    return _rank(said, "text/event-stream") < _rank(said, "application/json")
+
+
+def _rank(said: str, kind: str) -> tuple[float, int]:
+    """Return the less, the more a kind is wanted."""
+    for place, part in enumerate(said.split(",")):
+        name, *params = (each.strip().lower() for each in part.split(";"))
+        if name == kind:
+            return -_weight(params), place
+    return 0.0, len(said)
+
+
+def _weight(params: list[str]) -> float:
+    for param in params:
+        if param.startswith("q="):
+            try:
+                return float(param[2:])
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
 def require_both(headers: Headers) -> None:
     """Raises Refused, 406, unless the client takes JSON and event streams."""
     if not all(accepted(headers)):

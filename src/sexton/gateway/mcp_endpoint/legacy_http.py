@@ -2,8 +2,9 @@
 
 A client opens a session with `initialize` and names it in every request from
 then on.  A request is answered with JSON when the answer is all there is to
-say, else with an event stream.  A client whose connection breaks while a call
-runs is taken for gone, and the call is cancelled.
+say, else, or when the client would rather have that, with an event stream.  A
+client whose connection breaks while a call runs is taken for gone, and the
+call is cancelled, unless it had a stream and comes back for it at once.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
 
 from sexton.gateway.mcp_endpoint.core import Core
+from sexton.gateway.mcp_endpoint.event_channel import number_of
+from sexton.gateway.mcp_endpoint.event_trail import Headers as RawHeaders
 from sexton.gateway.mcp_endpoint.http_message import (
     LAST_EVENT_HEADER,
     SESSION_HEADER,
     HttpRequest,
     Refused,
     accepted,
+    prefers_events,
     require_both,
 )
 from sexton.gateway.mcp_endpoint.legacy_session import LegacyCall, LegacySession
-from sexton.gateway.mcp_endpoint.reply import Headers as RawHeaders
 from sexton.gateway.mcp_endpoint.reply import Reply, reply_while_connected, send_json
 from sexton.gateway.mcp_endpoint.wire import LOG_LEVELS, REQUEST_CANCELLED, Message, Params, answer, failure, text_param
 
@@ -70,14 +73,22 @@ class LegacyHttp:
             raise Refused(406, "Not Acceptable: Client must accept text/event-stream")
         session = self._session(http)
         session.touch()
-        await session.channel.serve(
-            http.receive,
-            http.send,
-            after=http.headers.get(LAST_EVENT_HEADER),
-            headers=_session_header(session),
-            closing=self._core.closing,
-        )
+        after = http.headers.get(LAST_EVENT_HEADER)
+        name, of_a_call, number = (after or "").partition("-")
+        if of_a_call:
+            await self._resume(session, name, number, http)
+        else:
+            await session.channel.serve(
+                http.receive, http.send, after=after, headers=_session_header(session), closing=self._core.closing
+            )
         session.touch()
+
+    async def _resume(self, session: LegacySession, name: str, number: str, http: HttpRequest) -> None:
+        """Go on with the stream of a call.  Raises Refused."""
+        reply, after = session.stream(name), number_of(number)
+        if reply is None or after is None:
+            raise Refused(400, f"Bad Request: no stream with the event {name}-{number} is kept")
+        await reply.resume(http.receive, http.send, after=after, headers=_session_header(session))
 
     async def delete(self, http: HttpRequest) -> None:
         """End a session.  Raises Refused."""
@@ -110,7 +121,11 @@ class LegacyHttp:
         await send_json(http.send, 200, answer(message["id"], result), headers=_session_header(session))
 
     async def _answer(self, session: LegacySession, message: Message, http: HttpRequest) -> None:
+        wants_stream = prefers_events(http.headers)
+
         async def work(reply: Reply) -> tuple[int, Message]:
+            if wants_stream:
+                reply.stream()
             with session.calling(message["id"], reply.scope):
                 return 200, await self._outcome(session, reply, message)
 
@@ -121,6 +136,8 @@ class LegacyHttp:
             cancelled=failure(message["id"], MCPError(REQUEST_CANCELLED, "Request cancelled")),
             open_replies=self._core.replies,
             headers=_session_header(session),
+            client=session,
+            close_after=self._core.settings.close_streams_after,
         )
 
     async def _outcome(self, session: LegacySession, reply: Reply, message: Message) -> Message:

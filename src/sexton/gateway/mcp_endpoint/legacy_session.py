@@ -7,16 +7,18 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, final
+from typing import Any, Final, final
 
 import anyio
 import anyio.abc
 from mcp import MCPError
 from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR
+from mcp_types.version import is_version_at_least
 
 from sexton.clock import Clock
 from sexton.errors import SextonError
 from sexton.gateway.mcp_endpoint.event_channel import EventChannel
+from sexton.gateway.mcp_endpoint.event_trail import KEPT_BYTES
 from sexton.gateway.mcp_endpoint.forwarding import forward_from_legacy
 from sexton.gateway.mcp_endpoint.holding import ClientPeer, Holding, release_quietly
 from sexton.gateway.mcp_endpoint.reply import Reply
@@ -26,6 +28,9 @@ from sexton.gateway.mcp_endpoint.wire import Message, Params, meta_of, notificat
 from sexton.mcp_servers import ServerPool
 
 _log = logging.getLogger(__name__)
+
+KEPT_STREAMS: Final = 16
+"""Answers of a session that were streams, and that its client can come back for."""
 
 
 @final
@@ -65,6 +70,7 @@ class LegacySession:
         self._questions: dict[str, _Question] = {}
         self._numbers = itertools.count(1)
         self._followed: dict[str, anyio.CancelScope] = {}
+        self._streams: dict[str, Reply] = {}
 
     @property
     def view(self) -> View:
@@ -97,6 +103,29 @@ class LegacySession:
         """The client no longer wants the answer."""
         if isinstance(request_id, str | int) and (scope := self._calls.get(request_id)) is not None:
             scope.cancel()
+
+    # Streams that the client can come back for
+
+    @property
+    def takes_empty_events(self) -> bool:
+        """See `Resumable`; older clients fail on them."""
+        return is_version_at_least(self.version, "2025-11-25")
+
+    def keep_stream(self, reply: Reply) -> str:
+        """See `Resumable`.  The oldest that are over make room."""
+        over = [name for name, each in self._streams.items() if not each.is_open]
+        while over and (len(self._streams) >= KEPT_STREAMS or self._kept_bytes() > KEPT_BYTES):
+            del self._streams[over.pop(0)]
+        name = str(next(self._numbers))
+        self._streams[name] = reply
+        return f"{name}-"
+
+    def stream(self, name: str) -> Reply | None:
+        """Return the answer whose stream has that name, if it is kept."""
+        return self._streams.get(name)
+
+    def _kept_bytes(self) -> int:
+        return sum(each.trail.size for each in self._streams.values() if each.trail is not None)
 
     # Questions to the client
 
@@ -179,6 +208,7 @@ class LegacySession:
             question.message = {"error": {"code": CONNECTION_CLOSED, "message": "the client has left"}}
             question.answered.set()
         self.channel.close()
+        self._streams.clear()
         for holding in tuple(self._holdings.values()):
             await release_quietly(holding)
         self._pool.farewell(self.holder)
