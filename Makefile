@@ -23,7 +23,7 @@ conformance: $(STAMP) $(CONFORMANCE_STAMP)  ## the official MCP suite, against t
 	PYTHONPATH=tests $(BIN)/python -m conformance
 
 # RUNLEVEL=1: packages of servers start none of them.
-DEBIAN_PACKAGES := chromium dovecot-imapd fonts-dejavu-core iproute2 ngircd systemd
+DEBIAN_PACKAGES := chromium dovecot-imapd fonts-dejavu-core iproute2 ngircd postgresql systemd
 debian:  ## install the Debian packages that tests use, as root; else say which
 	@missing=$$(for name in $(DEBIAN_PACKAGES); do dpkg-query -W -f '$${Status}' $$name 2>/dev/null | grep -q 'ok installed' || echo $$name; done); \
 	  test -z "$$missing" && exit 0; \

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import signal
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from properties import register_profiles
+
+if TYPE_CHECKING:
+    from databases import PostgresDatabases
+    from postgres_server import PostgresServer
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,3 +64,42 @@ def debian_packages() -> None:
     with (ROOT / ".venv" / "debian.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         subprocess.run(["make", "--silent", "debian"], cwd=ROOT, check=True, timeout=600)
+
+
+@pytest.fixture(scope="session")
+def postgres(debian_packages: None) -> Iterator[PostgresServer]:
+    """A real PostgreSQL server, which ends with the session."""
+    from postgres_server import postgres_server  # loads the driver, which few tests need
+
+    folder = Path(tempfile.mkdtemp(prefix="sexton-pg-"))  # pytest's own are closed to the server's user
+    folder.chmod(0o711)
+    try:
+        with postgres_server(folder / "server") as server:
+            yield server
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_databases(postgres: PostgresServer) -> PostgresDatabases:
+    from databases import PostgresDatabases
+
+    return PostgresDatabases(postgres)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "each_database" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("sqlite_only")
+        metafunc.parametrize("each_database", ["sqlite"] if only else ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture
+def each_database(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The test runs twice: what `database_at` names is an SQLite file, then a database on a real PostgreSQL."""
+    from databases import on_postgres
+
+    if request.param == "sqlite":
+        yield
+        return
+    with on_postgres(request.getfixturevalue("postgres_databases")):
+        yield

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import anyio
 
+from databases import database_at
 from fake_clock import FakeClock, settle
 from sexton.database import Database
 from sexton.gateway.deliveries import queue_run
@@ -77,7 +78,7 @@ class Bench:
 
 @asynccontextmanager
 async def open_database(path: Path) -> AsyncIterator[Database]:
-    async with Database.open(path, offload=inline) as database:
+    async with Database.open(database_at(path), offload=inline) as database:
         yield database
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from databases import database_at
 from fake_clock import FakeClock, wait_until
 from scheduling import Work, every, running
 from sexton.database import Database, DatabaseError, Failure
@@ -19,7 +20,7 @@ from sexton.scheduler import Limits, OnInterrupted, Overlap, RunState, RunStore
 from sexton.scheduler.gateways import LEASE, Beats, Gateway, is_gone, this_gateway
 from small_disk import fill, small_disk
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("each_database")]
 
 
 def gateway(beat: int = 0) -> Gateway:
@@ -107,7 +108,9 @@ async def test_gateways_in_threads_of_their_own_run_each_slot_once(tmp_path: Pat
         done = anyio.Event()
 
         async def one_gateway(name: str) -> None:
-            async with running(tmp_path, clock=clock, node=name, database=Database.open) as bench:
+            async with running(
+                tmp_path, clock=clock, node=name, database=lambda path: Database.open(database_at(path))
+            ) as bench:
                 benches.append(bench)
                 if len(benches) == 3:
                     ready.set()
@@ -188,6 +191,7 @@ async def test_a_wall_clock_that_jumps_takes_nobody_for_dead(tmp_path: Path) -> 
 # A disk that fills
 
 
+@pytest.mark.sqlite_only("the disk is that of the file")
 async def test_a_disk_that_fills_stops_no_run_and_forgets_no_end(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", kilobytes=2000) as disk:
         async with running(disk, work=Work(hold=True), jobs=(every(100), every(10, name="other"))) as bench:

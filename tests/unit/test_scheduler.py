@@ -32,7 +32,7 @@ from sexton.scheduler import (
 )
 from sexton.scheduler.rows import Draft
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("each_database")]
 HOUR = 3600.0
 
 
@@ -80,6 +80,7 @@ async def test_a_clock_set_back_fires_no_time_on_the_wall_twice(tmp_path: Path) 
         assert [round(event.data["seconds"]) for event in bench.events("clock.jumped")] == [-600]  # type: ignore[arg-type]
 
 
+@pytest.mark.sqlite_only("long, and about arithmetic")
 @pytest.mark.parametrize(("seconds", "step", "back"), [(121, 60, 600), (1807, 600, 7_777.7), (45, 1, 5), (45, 30, 4)])
 async def test_intervals_go_on_when_the_clock_is_set_back(
     tmp_path: Path, seconds: float, step: float, back: float
@@ -193,6 +194,7 @@ async def test_a_clock_that_was_hours_ahead_and_is_corrected_does_not_silence_a_
         assert bench.work.slots == ["00:01:00", "12:01:00"]
 
 
+@pytest.mark.sqlite_only("long, and about arithmetic")
 async def test_a_slot_that_has_its_row_does_not_run_again_after_a_correction(tmp_path: Path) -> None:
     async with running(tmp_path, jobs=(every(600),)) as bench:
         await bench.clock.advance(1201)

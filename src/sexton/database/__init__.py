@@ -1,6 +1,6 @@
 """The database: its connections, its transactions and its schema.
 
-Owns the SQLite file, the tables and the migrations.  Promises that a
+Owns the SQLite file or the connections to PostgreSQL, the tables and the migrations.  Promises that a
 transaction is whole or not at all, is on disk when it returns, never blocks
 the event loop, and fails only with a `DatabaseError` that says what to do.
 Leaves to others what the rows mean.
@@ -8,6 +8,7 @@ Leaves to others what the rows mean.
 
 from sexton.database.connection import Database, Offload
 from sexton.database.failures import DatabaseError, Failure
+from sexton.database.location import Location, PostgresUrl, is_postgres
 from sexton.database.tables import (
     approval,
     attachment,
@@ -34,7 +35,9 @@ __all__ = [
     "Database",
     "DatabaseError",
     "Failure",
+    "Location",
     "Offload",
+    "PostgresUrl",
     "approval",
     "attachment",
     "channel_cursor",
@@ -43,6 +46,7 @@ __all__ = [
     "conversation",
     "delivery",
     "inbox",
+    "is_postgres",
     "job",
     "memory",
     "message",

@@ -20,6 +20,17 @@ class Failure(enum.StrEnum):
     INPUT_OUTPUT = "input/output"
     """The disk refused, and SQLite does not tell why (no room, over quota, read-only, broken)."""
     NEWER_SCHEMA = "newer schema"
+    AWAY = "away"
+    """The server cannot be reached, or is starting or stopping."""
+    LOGIN = "login"
+    """The server does not let us in: user, password, certificate or its list of who may come from where."""
+    NO_DATABASE = "no database"
+    CROWDED = "crowded"
+    """The server has no connection, or no memory, left for us."""
+    FORBIDDEN = "forbidden"
+    """The user lacks a privilege."""
+    UNFIT = "unfit"
+    """The server is too old, or keeps this database in an encoding that cannot hold every text."""
     OTHER = "other"
 
 
@@ -38,6 +49,8 @@ class DatabaseError(SextonError):
             Failure.FULL,
             Failure.READ_ONLY,
             Failure.INPUT_OUTPUT,
+            Failure.AWAY,
+            Failure.CROWDED,
             Failure.OTHER,
         }
 

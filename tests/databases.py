@@ -1,0 +1,70 @@
+"""Where a test keeps its data: `database_at` names an SQLite file or, for the same path, a PostgreSQL database.
+
+A test runs on both by asking for the fixture `each_database`.  The same path is the same database, also after a restart
+of what is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+
+from sexton.database import Database, Location
+
+if TYPE_CHECKING:
+    from postgres_server import PostgresServer
+
+TEMPLATE = "migrated"
+
+
+class PostgresDatabases:
+    """Databases of one server, each with the whole schema and nothing in it, used again by one test after the other."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        self._idle: list[str] = []
+        self._used: dict[Path, str] = {}
+        server.admin(f"CREATE DATABASE {TEMPLATE} OWNER sexton")
+        anyio.run(_migrate, server.url(TEMPLATE))
+        rows = server.admin("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", database=TEMPLATE)
+        self._tables = ", ".join(f'"{row[0]}"' for row in rows if row[0] not in {"alembic_version", "schema_line"})
+
+    def at(self, path: Path) -> Location:
+        if path not in self._used:
+            self._used[path] = self._idle.pop() if self._idle else self._server.new_database(template=TEMPLATE)
+        return self._server.url(self._used[path])
+
+    def clear(self) -> None:
+        """The test is over: nobody is connected any more, and what it left goes."""
+        for name in self._used.values():
+            self._server.admin(f"TRUNCATE {self._tables} RESTART IDENTITY CASCADE", database=name)
+            self._idle.append(name)
+        self._used.clear()
+
+
+async def _migrate(location: Location) -> None:
+    async with Database.open(location):
+        pass
+
+
+_postgres: PostgresDatabases | None = None
+
+
+@contextmanager
+def on_postgres(databases: PostgresDatabases) -> Iterator[None]:
+    """`database_at` names databases of that server."""
+    global _postgres  # noqa: PLW0603 -- one test at a time
+    _postgres = databases
+    try:
+        yield
+    finally:
+        _postgres = None
+        databases.clear()
+
+
+def database_at(path: Path) -> Location:
+    return path if _postgres is None else _postgres.at(path)
