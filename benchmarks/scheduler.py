@@ -25,10 +25,10 @@ from benchmarks.report import RESULTS, markdown_table, quantile, say, spread, ti
 from sexton.clock import SystemClock
 from sexton.database import Database
 from sexton.journal import JSON, Journal
-from sexton.scheduler import Every, Job, Limits, Outcome, RunContext, RunState, RunStore, Scheduler
+from sexton.scheduler import Every, Job, Limits, Offer, Outcome, RunContext, RunState, RunStore, Scheduler
+from sexton.scheduler.claim import Claim, Claimer
 from sexton.scheduler.gateways import this_gateway
 from sexton.scheduler.rows import RunEnd
-from sexton.scheduler.tick import Claim
 
 DUE = 5
 DUE_EVERY = 10.0
@@ -87,11 +87,12 @@ async def tick_costs(jobs: int, ticks: int, folder: Path) -> tuple[list[float], 
         await store.replace_config_jobs([*far, *soon], now=start)
         for number in range(1, ticks + 1):
             began = time.perf_counter()
-            await store.outlook(gateway.id)
+            await store.outlook(gateway)
             idle.append((time.perf_counter() - began) * 1000)
             now = start + timedelta(seconds=number * DUE_EVERY)
+            claimer = Claimer(gateway=gateway, now=now, limits=Limits(), running=(), offer=Offer(name=gateway.name))
             began = time.perf_counter()
-            tick = await store.tick(gateway, now=now, limits=Limits(), running=())
+            tick = await store.tick(claimer)
             busy.append((time.perf_counter() - began) * 1000)
             await finish_all(store, tick.claims, now)
             if len(tick.claims) != DUE:

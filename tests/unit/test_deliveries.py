@@ -338,7 +338,7 @@ async def test_a_run_that_a_crash_cut_off_is_told_with_what_it_had_said(tmp_path
             await bench.clock.advance(3.0)
             store = RunStore(database, at_end=queue_run)  # As the next gateway does, which finds this one gone.
             for gateway in await store.gateways():
-                await store.settle_dead(gateway.id, now=clock.now())
+                await store.settle_dead(gateway, now=clock.now())
         (told,) = await Outbox(database).deliveries(limit=10)
     assert told.message.title == "brief interrupted after 3.0 s"
     assert told.message.text == "the gateway ended while it ran\n\nIt had said:\nso far so good"

@@ -164,6 +164,8 @@ def _policies(job: JobDocument) -> str:
         parts.append(f"{job['retries']} retries, the first after {duration(job['retry_backoff'])}")
     spans = {"timeout": job["timeout"], "idle timeout": job["idle_timeout"], "jitter": job["jitter"]}
     parts += [f"{name} {interval(span)}" for name, span in spans.items() if span]
+    if job["node"] or job["labels"]:
+        parts.append("on " + " ".join([job["node"] or "a node", *(f"with {label}" for label in job["labels"])]))
     if job["priority"]:
         parts.append(f"priority {job['priority']}")
     return ", ".join(parts)
@@ -239,6 +241,13 @@ def add(
     deliver_on: Annotated[
         Literal["always", "output", "success", "failure"] | None, typer.Option(help="Which ends are told.")
     ] = None,
+    node: Annotated[
+        str | None, typer.Option("--node", metavar="NODE", help="The only node that it may run on.")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="LABEL", help="What its node must have; may be given several times."),
+    ] = None,
     paused: Annotated[bool, typer.Option("--paused", help="Add it, but let it wait for `resume`.")] = False,
     config: ConfigOption = None,
     data: DataOption = None,
@@ -268,6 +277,8 @@ def add(
         "retries": retries,
         "deliver": deliver or None,
         "deliver_on": deliver_on,
+        "node": node,
+        "labels": label or None,
         "paused": paused,
     }
     given = {key: value for key, value in document.items() if value is not None}

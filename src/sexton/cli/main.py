@@ -22,6 +22,7 @@ from sexton.cli import (
     deliveries,
     jobs,
     mcp_stdio,
+    nodes,
     processes,
     runs,
     servers,
@@ -54,6 +55,7 @@ app.add_typer(chat.app, name="chat")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(channels.app, name="channels")
 app.add_typer(deliveries.app, name="deliveries")
+app.add_typer(nodes.app, name="nodes")
 processes.add_to(app)
 app.add_typer(tokens.app, name="token")
 

@@ -27,6 +27,7 @@ from sexton.daemon.settings_findings import Findings, texts_in
 from sexton.daemon.settings_http import HttpSettings, read_http
 from sexton.daemon.settings_jobs import known_zone, read_jobs
 from sexton.daemon.settings_models import read_agent
+from sexton.daemon.settings_node import NodeSettings, read_node
 from sexton.daemon.settings_problems import Problem, SettingsError
 from sexton.daemon.settings_servers import read_servers
 from sexton.daemon.settings_targets import read_targets
@@ -74,12 +75,13 @@ class Settings:
     channels: Mapping[str, ChannelSetup]
     endpoint: EndpointSettings
     agent: AgentConfig
+    node: NodeSettings
     warnings: tuple[Problem, ...] = ()
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
     def needs_restart(self, other: Settings) -> tuple[str, ...]:
         """The keys whose change only a restart brings into force."""
-        keys = ("http", "telemetry", "concurrency", "database", "require_containment", "resources")
+        keys = ("http", "telemetry", "concurrency", "database", "require_containment", "resources", "node")
         return tuple(key for key in keys if getattr(self, key) != getattr(other, key))
 
 
@@ -172,6 +174,7 @@ def _settings(path: Path, raw: dict[str, Any], findings: Findings, started_at: d
             started_at=started_at,
         )
     )
+    node = read_node(findings, raw.get("node"), concurrency=root.concurrency)
     http = read_http(findings, root.listen, raw.get("http"), raw.get("tls"))
     _warn_if_others_can_read(findings, path, raw)
     if not tables and not raw.get("jobs"):
@@ -193,6 +196,7 @@ def _settings(path: Path, raw: dict[str, Any], findings: Findings, started_at: d
         channels={setup.name: setup for setup in read_channels(findings, channels, targets=targets)},
         endpoint=read_endpoint(findings, raw.get("endpoint"), _tables(raw.get("profiles")), servers=tables),
         agent=agent,
+        node=node,
         warnings=tuple(findings.warnings),
         secrets=frozenset(findings.secrets | set(_named_secrets(raw))),
     )

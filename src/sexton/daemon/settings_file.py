@@ -165,6 +165,8 @@ class JobTable(StrictTable):
     paused: bool = False
     deliver: list[Text] = []
     deliver_on: Literal["always", "output", "success", "failure"] = "always"
+    node: Text | None = None
+    labels: list[Text] = []
 
 
 class RootTable(StrictTable):
@@ -188,6 +190,7 @@ class RootTable(StrictTable):
     profiles: dict[str, Any] = {}
     models: dict[str, Any] = {}
     agent: dict[str, Any] = {}
+    node: dict[str, Any] = {}
 
 
 # Keys that a later part of sexton brings, or that stand in other programs' files.

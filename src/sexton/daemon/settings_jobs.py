@@ -289,6 +289,8 @@ def _job(name: str, table: JobTable, schedule: Schedule | None, zone: str, actio
         origin=Origin.CONFIG,
         deliver=tuple(table.deliver),
         deliver_on=DeliverOn(table.deliver_on),
+        node=table.node,
+        labels=tuple(table.labels),
     )
 
 

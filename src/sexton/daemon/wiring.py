@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +14,7 @@ from typing import Any
 import anyio
 import anyio.abc
 
+import sexton
 from sexton.actions import perform_action
 from sexton.agent import (
     Agent,
@@ -28,22 +28,23 @@ from sexton.agent import (
     UserMessage,
 )
 from sexton.clock import Clock
-from sexton.containment import Boundary, Containment, examine, list_orphans
+from sexton.containment import Boundary, Containment, TreeStatus, examine, list_orphans
 from sexton.daemon.references import ReferenceFails
 from sexton.daemon.settings import Settings, resolve_action
+from sexton.daemon.settings_node import NodeSettings
 from sexton.database import Database
 from sexton.errors import SextonError
 from sexton.gateway.channels import Channels, Inbox
 from sexton.gateway.dashboard import create_pages
 from sexton.gateway.deliveries import Deliveries, Outbox, TargetConfig, make_target, queue_run
-from sexton.gateway.http import Gateway, Logins, Metrics, Scope, Tokens, WayIn, serve_http
+from sexton.gateway.http import Gateway, Logins, Metrics, Scope, Tokens, WayIn, serve_http, tree_summary
 from sexton.gateway.mcp_endpoint import Endpoint
 from sexton.gateway.memory_samples import keep_sampling
 from sexton.gateway.openai_api import MAX_QUESTION, create_openai_api, envelope
 from sexton.journal import JSON, Journal
 from sexton.mcp_servers import ServerPool
 from sexton.redaction import Redactor
-from sexton.scheduler import Limits, Origin, Outcome, Perform, RunContext, RunFailed, RunStore, Scheduler
+from sexton.scheduler import Limits, Offer, Origin, Outcome, Perform, RunContext, RunFailed, RunStore, Scheduler
 
 _STRENGTH = (Boundary.PROCESS_GROUP, Boundary.SUBREAPER, Boundary.CGROUP)
 Run = Callable[..., Coroutine[Any, Any, None]]
@@ -83,7 +84,7 @@ async def running_parts(
     new, then runs end, then servers, and at the very end whatever is left of
     anything is swept and proven gone.
     """
-    node, redactor = socket.gethostname(), redactor or Redactor(settings.secrets)
+    node, redactor = settings.node.name, redactor or Redactor(settings.secrets)
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(running(partial(metrics.follow, journal)))
@@ -111,9 +112,11 @@ async def running_parts(
             perform_of(settings, pool, containment, agent, redactor),
             clock=clock,
             journal=journal,
-            limits=Limits(overall=settings.concurrency, per_resource=settings.resources),
+            limits=Limits(overall=settings.node.capacity, per_resource=settings.resources),
             after_tick=lambda: sweep_orphans(containment, journal),
             node=node,
+            offer=Offer(name=node, labels=settings.node.labels),
+            describe=partial(describe_node, settings.node, pool, containment.trees),
             redactor=redactor,
         )
         await scheduler.replace_config_jobs(settings.jobs)
@@ -186,6 +189,17 @@ async def running_parts(
             url=url,
             logins=logins,
         )
+
+
+def describe_node(node: NodeSettings, pool: ServerPool, trees: Callable[[], Sequence[TreeStatus]]) -> dict[str, JSON]:
+    """What the other nodes are told of this one with each beat."""
+    return {
+        "labels": list[JSON](sorted(node.labels)),
+        "servers": list[JSON](sorted(pool.servers())),
+        "capacity": node.capacity,
+        "version": sexton.__version__,
+        "trees": [dict[str, JSON](**tree_summary(tree)) for tree in trees()],
+    }
 
 
 def agent_of(

@@ -10,6 +10,7 @@ from sexton.database.connection import Database, Offload
 from sexton.database.failures import DatabaseError, Failure
 from sexton.database.location import Location, PostgresUrl, is_postgres
 from sexton.database.tables import (
+    EPOCH,
     approval,
     attachment,
     channel_cursor,
@@ -17,11 +18,14 @@ from sexton.database.tables import (
     channel_thread,
     conversation,
     delivery,
+    drained_node,
     inbox,
     job,
+    job_source,
     memory,
     message,
     message_call,
+    need,
     node,
     pairing_code,
     run,
@@ -32,6 +36,7 @@ from sexton.database.tables import (
 )
 
 __all__ = [
+    "EPOCH",
     "Database",
     "DatabaseError",
     "Failure",
@@ -45,12 +50,15 @@ __all__ = [
     "channel_thread",
     "conversation",
     "delivery",
+    "drained_node",
     "inbox",
     "is_postgres",
     "job",
+    "job_source",
     "memory",
     "message",
     "message_call",
+    "need",
     "node",
     "pairing_code",
     "run",

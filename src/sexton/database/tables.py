@@ -94,9 +94,23 @@ run = Table(
     Column("owner", String(64)),
     Column("fence", Integer, nullable=False),
     Column("cancel_reason", Text),
+    # When it was given to an engine that offers it to the nodes; only on PostgreSQL.
+    Column("handed_at", Instant),
     UniqueConstraint("job", "slot", "attempt"),
     Index("ix_run_job_id", "job", "id"),
     Index("ix_run_state_priority", "state", "priority", "id"),
+    Index("ix_run_to_hand_over", "priority", "id", postgresql_where="state = 'queued' AND handed_at IS NULL").ddl_if(
+        dialect="postgresql"
+    ),
+    Index("ix_run_active", "job", postgresql_where="state IN ('queued', 'running')").ddl_if(dialect="postgresql"),
+)
+
+# What runs may need of the node that works them, each with the queue in which such runs wait.
+need = Table(
+    "need",
+    metadata,
+    Column("queue", String(64), primary_key=True),
+    Column("document", Text, nullable=False),
 )
 
 run_output = Table(
@@ -241,6 +255,26 @@ node = Table(
     Column("process", JSON, nullable=False),
     Column("beat", BigInteger, nullable=False),
     Column("started_at", Instant, nullable=False),
+    # What it tells of itself with each beat.
+    Column("offers", JSON),
+    Column("beat_at", Instant),
+)
+
+# Which jobs the config file of each node names, where several share the database.
+job_source = Table(
+    "job_source",
+    metadata,
+    Column("node", String(255), primary_key=True),
+    Column("job", String(255), primary_key=True),
+)
+
+# Nodes that take no more work, by name, so that a restart changes nothing.
+drained_node = Table(
+    "drained_node",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("since", Instant, nullable=False),
+    Column("by", String(255), nullable=False),
 )
 
 # One row per conversation.  `key` is how its way in knows it, such as "telegram:123".  Messages up to `summary_upto`

@@ -38,6 +38,34 @@ class StatusDocument(TypedDict):
     database: DatabaseTroubleDocument | None
 
 
+class NodeTreeDocument(TypedDict):
+    """One process tree of a node, as of its last beat; `memory` in bytes."""
+
+    name: str
+    owner: str
+    state: str
+    processes: int
+    memory: int | None
+
+
+class NodeDocument(TypedDict):
+    """One node on this database.  `state` is up, silent (it has not said for a while that it lives), drained or absent
+    (drained, and not running); `beat` is when it last said so; `here` marks the one that answers."""
+
+    name: str
+    id: str | None
+    state: str
+    here: bool
+    labels: Sequence[str]
+    servers: Sequence[str]
+    capacity: int | None
+    running: int
+    version: str | None
+    started_at: str | None
+    beat: str | None
+    trees: Sequence[NodeTreeDocument]
+
+
 class HealthDocument(TypedDict):
     alive: bool
 
@@ -158,6 +186,8 @@ class JobDocument(TypedDict):
     origin: str
     deliver: Sequence[str]
     deliver_on: str
+    node: str | None
+    labels: Sequence[str]
     next_run: str | None
     active_runs: Sequence[RunDocument]
     last_run: RunDocument | None

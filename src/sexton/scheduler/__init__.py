@@ -8,6 +8,8 @@ does is the business of the callable that it is given.
 """
 
 from sexton.scheduler.dispatcher import Drained, Scheduler
+from sexton.scheduler.embedded_engine import EmbeddedEngine
+from sexton.scheduler.engine import Engine
 from sexton.scheduler.job import (
     At,
     CallState,
@@ -37,6 +39,8 @@ from sexton.scheduler.job import (
 )
 from sexton.scheduler.job_document import check_job, from_document, to_document
 from sexton.scheduler.job_rows import JobChanges
+from sexton.scheduler.needs import Need, Offer
+from sexton.scheduler.node_rows import NodeStatus, UnknownNode
 from sexton.scheduler.rows import AtEnd
 from sexton.scheduler.run_states import RunState
 from sexton.scheduler.run_store import RunStore
@@ -50,12 +54,17 @@ __all__ = [
     "Cron",
     "DeliverOn",
     "Drained",
+    "EmbeddedEngine",
+    "Engine",
     "Every",
     "Job",
     "JobChanges",
     "JobStatus",
     "Limits",
     "LogLine",
+    "Need",
+    "NodeStatus",
+    "Offer",
     "OnInterrupted",
     "Origin",
     "Outcome",
@@ -73,6 +82,7 @@ __all__ = [
     "ToolCall",
     "Trigger",
     "UnknownJob",
+    "UnknownNode",
     "UnknownRun",
     "check_job",
     "from_document",

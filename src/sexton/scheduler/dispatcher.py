@@ -14,18 +14,20 @@ import anyio.abc
 
 from sexton.clock import Clock
 from sexton.database import DatabaseError
-from sexton.journal import Journal
+from sexton.journal import JSON, Journal
 from sexton.redaction import Redactor
 from sexton.scheduler import timetable
 from sexton.scheduler.alarm import Alarm
-from sexton.scheduler.gateways import BEAT_EVERY, Beats, is_gone, this_gateway
+from sexton.scheduler.claim import Claim, Claimer, Taken
+from sexton.scheduler.gateways import BEAT_EVERY, Beats, Gateway, is_gone, this_gateway
 from sexton.scheduler.job import Job, JobStatus, Limits, Origin, Perform, Run, RunCount, RunRecord, ToolCall
 from sexton.scheduler.job_rows import JobChanges
+from sexton.scheduler.needs import Offer
+from sexton.scheduler.node_rows import NodeStatus
 from sexton.scheduler.rows import RunEnd, Settled
 from sexton.scheduler.run_states import RunState
 from sexton.scheduler.run_store import RunStore
 from sexton.scheduler.run_task import LOST, SHUTDOWN, RunTask, cancelled
-from sexton.scheduler.tick import Claim
 from sexton.tracing import mark_failed, traced
 
 LOG = logging.getLogger(__name__)
@@ -65,7 +67,10 @@ class Scheduler:
     never twice at a time.  Everything that happens is told to the journal: `job.added`, `job.changed`, `job.removed`,
     `job.paused`, `job.resumed` and `run.queued`, `run.started`, `run.progress`, `run.ended` (with its state),
     `run.skipped`, `run.missed`, `run.stuck`, `run.lost`, `run.unrecorded` under the job's name; `clock.jumped`,
-    `gateway.dead`, `database.failing` and `database.recovered` under this gateway's.
+    `gateway.dead`, `node.drained`, `node.undrained`, `database.failing` and `database.recovered` under this gateway's.
+
+    `offer` is what this node can serve, and `describe` what others are told of it with each beat; `shares`
+    is whether there may be others on this database.
     """
 
     def __init__(
@@ -78,6 +83,9 @@ class Scheduler:
         limits: Limits | None = None,
         after_tick: Callable[[], Awaitable[None]] | None = None,
         node: str = "gateway",
+        offer: Offer | None = None,
+        describe: Callable[[], Mapping[str, JSON]] | None = None,
+        shares: bool = False,
         redactor: Redactor | None = None,
     ) -> None:
         self._store = store
@@ -88,12 +96,20 @@ class Scheduler:
         self._after_tick = after_tick
         self._redactor = redactor or Redactor()
         self._gateway = this_gateway(node)
+        self._offer = offer or Offer(name=node)
+        self._describe = describe or dict
+        self._shares = shares
+        self._engine = store.engine
         self._beats = Beats()
+        self._offers: dict[str, anyio.Event] = {}
+        self._taking = anyio.Lock()
+        self._strays: frozenset[str] = frozenset()
         self._alarm = Alarm(clock)
         self._sweep = Alarm(clock)
         self._tasks: dict[str, RunTask] = {}
         self._batches: dict[str, _Batch] = {}
         self._draining = False
+        self._drained = False
         self._out_of_time = False
         self._failing: DatabaseError | None = None
         self._ended_since_prune: dict[str, int] = {}
@@ -108,7 +124,7 @@ class Scheduler:
         Raises `DatabaseError` when the database fails at the start; a failure later is told to the journal and tried
         again, while what runs goes on.
         """
-        await self._store.register(self._gateway, now=self._clock.now())
+        await self._store.register(self._described(), now=self._clock.now())
         await self._settle_dead(await self._certainly_dead())
         self._tell_moved(await self._store.realign(now=self._clock.now()))
         try:
@@ -117,6 +133,7 @@ class Scheduler:
                 tasks.start_soon(self._watch_clock)
                 tasks.start_soon(self._keep_sweeping)
                 tasks.start_soon(self._keep_drafting)
+                tasks.start_soon(self._keep_working, tasks)
                 task_status.started()
                 await self._keep_ticking(tasks)
         finally:
@@ -129,6 +146,7 @@ class Scheduler:
         Comes back when nothing runs any more, or `DRAIN_ENDS_WITHIN` seconds after the runs were told to end.
         """
         self._draining = True
+        self._engine.pause()
         self._alarm.ring()
         await self._wait_idle(timeout)
         self._out_of_time = True
@@ -158,7 +176,9 @@ class Scheduler:
     async def replace_config_jobs(self, jobs: Sequence[Job]) -> JobChanges:
         """Make these the jobs of the config file.  Only what changed is touched; a pause by hand stays."""
         config_jobs = [replace(job, origin=Origin.CONFIG) for job in jobs]
-        changes = await self._store.replace_config_jobs(config_jobs, now=self._clock.now())
+        changes = await self._store.replace_config_jobs(
+            config_jobs, now=self._clock.now(), source=self._gateway.name if self._shares else None
+        )
         self._tell_changes(changes)
         return changes
 
@@ -230,15 +250,35 @@ class Scheduler:
         """The calls that a run has made and that have ended, in order, from the one after the `after`th."""
         return await self._store.tool_calls(run_id, after=after, limit=limit)
 
+    # Nodes
+
+    async def nodes(self) -> tuple[NodeStatus, ...]:
+        """The nodes on this database, by name."""
+        return await self._store.nodes()
+
+    async def set_drained(self, name: str, *, drained: bool, by: str) -> None:
+        """Let a node take no more runs, or take them again; what runs there goes on.  Raises `UnknownNode`."""
+        if await self._store.set_drained(name, drained=drained, by=by, now=self._clock.now()):
+            self._journal.append("node.drained" if drained else "node.undrained", subject=name, by=by)
+            self._alarm.ring()
+
+    def _described(self) -> Gateway:
+        return replace(self._gateway, offers=self._describe())
+
+    @property
+    def node_id(self) -> str:
+        """Names this process among the nodes."""
+        return self._gateway.id
+
     # Ticks
 
     async def _keep_ticking(self, tasks: anyio.abc.TaskGroup) -> None:
         next_at: datetime | None = None
         while True:
             try:
-                if next_at is None or next_at > self._clock.now():
+                if next_at is None or next_at > self._clock.now() or self._drained:
                     next_at = await self._look_out()
-                if next_at is not None and next_at <= self._clock.now() and not self._draining:
+                if next_at is not None and next_at <= self._clock.now() and not self._is_closed:
                     next_at = await self._tick(tasks)
             except DatabaseError as error:
                 self._note_failure(error)
@@ -248,25 +288,80 @@ class Scheduler:
             await self._alarm.wait(self._sleep_until(next_at))
 
     def _sleep_until(self, next_at: datetime | None) -> float:
-        if next_at is None or self._draining:
+        if next_at is None or self._is_closed:
             return LONGEST_SLEEP
         return min(LONGEST_SLEEP, max(0.0, (next_at - self._clock.now()).total_seconds()))
 
     async def _look_out(self) -> datetime | None:
-        outlook = await self._store.outlook(self._gateway.id)
+        outlook = await self._store.outlook(self._gateway)
         self._cancel_here(outlook.cancels)
+        if outlook.drained is not self._drained:
+            self._drained = outlook.drained
+            self._open_or_close()
         return outlook.next_at
 
+    @property
+    def _is_closed(self) -> bool:
+        """Whether nothing more is to start here."""
+        return self._draining or self._drained
+
+    def _open_or_close(self) -> None:
+        (self._engine.pause if self._is_closed else self._engine.resume)()
+        self._alarm.ring()
+
+    def _claimer(self, gateway: Gateway | None = None) -> Claimer:
+        return Claimer(
+            gateway=gateway or self._gateway,
+            now=self._clock.now(),
+            limits=self._limits,
+            running=tuple(task.claim.job for task in self._tasks.values()),
+            offer=self._offer,
+        )
+
     async def _tick(self, tasks: anyio.abc.TaskGroup) -> datetime | None:
-        running = [task.claim.job for task in self._tasks.values()]
-        tick = await self._store.tick(self._gateway, now=self._clock.now(), limits=self._limits, running=running)
-        self._note_recovery()
-        batch = _Batch(len(tick.claims))
-        for claim in tick.claims:
-            self._start(tasks, claim, batch)
+        async with self._taking:
+            tick = await self._store.tick(self._claimer())
+            self._note_recovery()
+            batch = _Batch(len(tick.claims))
+            for claim in tick.claims:
+                self._start(tasks, claim, batch)
         self._cancel_here(tick.cancels)
         self._tell_ended(tick.ended)
         return tick.next_at
+
+    # What the engine offers
+
+    async def _keep_working(self, tasks: anyio.abc.TaskGroup) -> None:
+        async def take(run_id: str) -> bool:
+            return await self._take_offer(tasks, run_id)
+
+        await self._engine.work(take, wake=self._alarm.ring)
+
+    async def _take_offer(self, tasks: anyio.abc.TaskGroup, run_id: str) -> bool:
+        """Take a run if it can be had, and wait for its end.  The wait may be cut off; the run is a task of ours."""
+        over, answers = anyio.Event(), list[bool]()
+        tasks.start_soon(self._claim_offered, tasks, run_id, over, answers)
+        await over.wait()
+        return answers == [True]
+
+    async def _claim_offered(
+        self, tasks: anyio.abc.TaskGroup, run_id: str, over: anyio.Event, answers: list[bool]
+    ) -> None:
+        """Claims one run at a time, so that each sees what the one before it has taken."""
+        try:
+            async with self._taking:
+                taken = Taken() if self._is_closed else await self._store.take(run_id, self._claimer())
+                answers.append(taken.is_over or taken.claim is not None)
+                if taken.claim is not None:
+                    self._offers[run_id] = over
+                    self._start(tasks, taken.claim, _Batch(1))
+                elif taken.late is not None:
+                    self._tell_ended([taken.late])
+        except DatabaseError as error:
+            self._note_failure(error)
+        finally:
+            if run_id not in self._offers:
+                over.set()
 
     def _start(self, tasks: anyio.abc.TaskGroup, claim: Claim, batch: _Batch) -> None:
         run = claim.run
@@ -322,6 +417,8 @@ class Scheduler:
     def _forget(self, task: RunTask) -> None:
         run = task.claim.run
         del self._tasks[run.id]
+        if offered := self._offers.pop(run.id, None):
+            offered.set()
         self._progress_told.pop(run.id, None)
         batch = self._batches.pop(run.id)
         batch.left -= 1
@@ -377,29 +474,39 @@ class Scheduler:
 
     async def _beat(self) -> None:
         running = set(self._tasks)
-        if not await self._store.beat(self._gateway.id):
-            await self._store.register(self._gateway, now=self._clock.now())
+        async with self._taking:  # what is being claimed now is no stray
+            pulse = await self._store.beat(self._claimer(self._described()))
+            strays = pulse.held - set(self._tasks)
         self._note_recovery()
-        held = await self._store.held_by(self._gateway.id)
-        for run_id in running - held:
+        self._tell_ended(pulse.late)
+        for run_id in running - pulse.held:
             if task := self._tasks.get(run_id):
                 task.end(LOST)
-        others = [gateway for gateway in await self._store.gateways() if gateway.id != self._gateway.id]
-        silent = self._beats.observe(others, at=self._clock.monotonic())
-        gone = (gateway.id for gateway in others if is_gone(gateway, self._gateway))
-        await self._settle_dead({*silent, *gone})
+        await self._settle_strays(strays)
+        silent = self._beats.observe(pulse.others, at=self._clock.monotonic())
+        await self._settle_dead(other for other in pulse.others if other.id in silent or is_gone(other, self._gateway))
 
-    async def _certainly_dead(self) -> list[str]:
+    async def _settle_strays(self, strays: frozenset[str]) -> None:
+        """What was a stray at the last beat too: the commit of its claim, or of its end, was not told to us."""
+        lasting, self._strays = strays & self._strays, strays
+        if lasting:
+            for each in await self._store.settle_strays(self._gateway.id, lasting, now=self._clock.now()):
+                self._tell_settled(each.run, each)
+
+    async def _certainly_dead(self) -> list[Gateway]:
         others = [gateway for gateway in await self._store.gateways() if gateway.id != self._gateway.id]
         self._beats.observe(others, at=self._clock.monotonic())
-        return [gateway.id for gateway in others if is_gone(gateway, self._gateway)]
+        return [gateway for gateway in others if is_gone(gateway, self._gateway)]
 
-    async def _settle_dead(self, gateways: Iterable[str]) -> None:
+    async def _settle_dead(self, gateways: Iterable[Gateway]) -> None:
         for gateway in gateways:
             settled = await self._store.settle_dead(gateway, now=self._clock.now())
-            self._journal.append("gateway.dead", subject=gateway, runs=len(settled))
+            if settled is None:
+                continue
+            self._journal.append("gateway.dead", subject=gateway.id, runs=len(settled))
             for each in settled:
                 self._tell_settled(each.run, each)
+            self._alarm.ring()
 
     async def _watch_clock(self) -> None:
         """Tell of jumps of the wall clock (or a machine that slept), and start anew from where it stands now."""

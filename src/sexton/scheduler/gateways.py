@@ -28,6 +28,8 @@ class Gateway:
     name: str
     process: Mapping[str, JSON]
     beat: int = 0
+    offers: Mapping[str, JSON] = field(default_factory=dict)
+    """What it told of itself with its last beat."""
 
 
 def this_gateway(name: str) -> Gateway:

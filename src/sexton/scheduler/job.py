@@ -108,7 +108,9 @@ class Job:
     it does; `idle_timeout` bounds how long it may go without progress.
     `concurrency` is how many runs of it may be running when `overlap` is
     parallel; `resources` names what else it needs (see `Limits`).  `deliver` names
-    who is told how its runs ended; those names are opaque here.
+    who is told how its runs ended; those names are opaque here.  `node` and
+    `labels` say where it may run: on the node of that name, on nodes that have
+    all of those labels.
     """
 
     name: str
@@ -131,6 +133,8 @@ class Job:
     origin: Origin = Origin.CONFIG
     deliver: tuple[str, ...] = ()
     deliver_on: DeliverOn = DeliverOn.ALWAYS
+    node: str | None = None
+    labels: tuple[str, ...] = ()
 
     @property
     def most_at_once(self) -> int:

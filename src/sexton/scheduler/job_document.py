@@ -26,7 +26,7 @@ def to_document(job: Job) -> dict[str, Any]:
     document: dict[str, Any] = {field.name: getattr(job, field.name) for field in dataclasses.fields(Job)}
     document["schedule"] = None if job.schedule is None else _schedule_document(job.schedule)
     document["action"] = dict(job.action)
-    for name in ("resources", "deliver"):
+    for name in ("resources", "deliver", "labels"):
         document[name] = list(document[name])
     for name in _ENUMS:
         document[name] = str(document[name])
@@ -45,12 +45,15 @@ def from_document(document: Mapping[str, Any]) -> Job:
 
 
 def read_document(document: Mapping[str, Any]) -> Job:
-    """The reverse of `to_document` for a document that it made: nothing is checked."""
-    fields = dict(document)
+    """The reverse of `to_document` for a document that it made: nothing is checked.
+
+    What a node of a later version has put in is left out.
+    """
+    fields = {name: value for name, value in document.items() if name in _FIELDS}
     for name, enum in _ENUMS.items():
         if name in fields:
             fields[name] = _member(enum, name, fields[name])
-    for name in ("resources", "deliver"):
+    for name in ("resources", "deliver", "labels"):
         if name in fields:
             fields[name] = tuple(fields[name])
     fields["schedule"] = None if fields.get("schedule") is None else _schedule(fields["schedule"])

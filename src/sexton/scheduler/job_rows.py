@@ -35,6 +35,7 @@ from sexton.scheduler.slot_plan import start_of
 # Debian cron's rule (cron(8)): a clock that is set back by more than this was corrected; by less, slots are not redone.
 CORRECTION = timedelta(hours=3)
 _job = tables.job
+_source = tables.job_source
 _run = tables.run
 _ACTIVE = tuple(str(state) for state in ACTIVE)
 _ENDED = tuple(str(state) for state in ENDED)
@@ -120,7 +121,14 @@ def _change_job(connection: Connection, row: Row[Any], job: Job, now: datetime) 
     return True
 
 
-def replace_config_jobs(connection: Connection, *, jobs: Sequence[Job], now: datetime) -> JobChanges:
+def replace_config_jobs(
+    connection: Connection, *, jobs: Sequence[Job], now: datetime, source: str | None = None
+) -> JobChanges:
+    """Make these the jobs that the config file of `source` names; with None there is but one file.
+
+    A job stays as long as the file of some node names it.  Where two define it differently, the last one to be read
+    counts.
+    """
     rows = {row.name: row for row in connection.execute(select(_job).with_for_update()).all()}
     added: list[dict[str, Any]] = []
     changed: list[str] = []
@@ -136,9 +144,18 @@ def replace_config_jobs(connection: Connection, *, jobs: Sequence[Job], now: dat
     if added:
         connection.execute(insert(_job), added)
     wanted = {job.name for job in jobs}
-    gone = [name for name, row in rows.items() if row.origin == str(Origin.CONFIG) and name not in wanted]
+    kept = wanted if source is None else wanted | _note_source(connection, source, wanted)
+    gone = [name for name, row in rows.items() if row.origin == str(Origin.CONFIG) and name not in kept]
     removal = remove_jobs(connection, names=gone, now=now)
     return replace(removal, added=tuple(row["name"] for row in added), changed=tuple(changed))
+
+
+def _note_source(connection: Connection, source: str, wanted: set[str]) -> set[str]:
+    """Keep which jobs the file of that node names; the jobs that the files of others name."""
+    connection.execute(delete(_source).where(_source.c.node == source))
+    if wanted:
+        connection.execute(insert(_source), [{"node": source, "job": name} for name in sorted(wanted)])
+    return set(connection.execute(select(_source.c.job).where(_source.c.node != source)).scalars())
 
 
 def remove_jobs(connection: Connection, *, names: Sequence[str], now: datetime) -> JobChanges:

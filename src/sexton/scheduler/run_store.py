@@ -13,16 +13,19 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, update
 
 from sexton import database as tables
 from sexton.database import Database
+from sexton.scheduler import node_rows
+from sexton.scheduler.claim import Claim, Claimer, Taken, take_offered
+from sexton.scheduler.embedded_engine import EmbeddedEngine
+from sexton.scheduler.engine import Engine
 from sexton.scheduler.gateways import Gateway
 from sexton.scheduler.job import (
     CALLS_IN_RECORD,
     Job,
     JobStatus,
-    Limits,
     LogLine,
     Run,
     RunCount,
@@ -39,6 +42,7 @@ from sexton.scheduler.job_rows import (
     set_paused,
     statuses,
 )
+from sexton.scheduler.node_rows import NodeStatus, Pulse
 from sexton.scheduler.rows import (
     AtEnd,
     Draft,
@@ -53,12 +57,11 @@ from sexton.scheduler.rows import (
 )
 from sexton.scheduler.run_id import run_id_floor
 from sexton.scheduler.run_states import ENDED, RunState
-from sexton.scheduler.tick import Claim, Outlook, Tick, add_manual_run, look_out, run_tick
+from sexton.scheduler.tick import Outlook, Tick, add_manual_run, look_out, run_tick
 
 _run = tables.run
 _output = tables.run_output
 _call = tables.tool_call
-_node = tables.node
 NO_JUMP = timedelta()
 _ENDED = tuple(str(state) for state in ENDED)
 
@@ -66,35 +69,50 @@ _ENDED = tuple(str(state) for state in ENDED)
 class RunStore:
     """See the module.  Raises `DatabaseError` from every method.
 
-    `at_end` writes what follows from the end of a run, in the same transaction.
+    `at_end` writes what follows from the end of a run, in the same transaction; `engine` brings waiting runs to the
+    nodes.
     """
 
-    def __init__(self, database: Database, *, at_end: AtEnd | None = None) -> None:
+    def __init__(self, database: Database, *, at_end: AtEnd | None = None, engine: Engine | None = None) -> None:
         self._database = database
         self._at_end = at_end
+        self.engine = engine or EmbeddedEngine()
 
     # Gateways
 
     async def register(self, gateway: Gateway, *, now: datetime) -> None:
-        await self._database.write(partial(_register, gateway=gateway, now=now))
+        await self._database.write(partial(node_rows.register, gateway=gateway, now=now))
 
     async def unregister(self, gateway_id: str) -> None:
-        await self._database.write(partial(_unregister, gateway_id=gateway_id))
+        await self._database.write(partial(node_rows.unregister, gateway_id=gateway_id))
 
-    async def beat(self, gateway_id: str) -> bool:
-        """Say that we live.  False: another gateway took us for dead and settled our runs."""
-        return await self._database.write(partial(_beat, gateway_id=gateway_id))
+    async def beat(self, claimer: Claimer) -> Pulse:
+        """Say that we live and what we offer, and see who else does."""
+        return await self._database.write(partial(_beat, claimer=claimer, engine=self.engine))
 
     async def gateways(self) -> tuple[Gateway, ...]:
-        return await self._database.read(_gateways)
+        return await self._database.read(node_rows.gateways)
 
-    async def held_by(self, gateway_id: str) -> frozenset[str]:
-        """The ids of the runs that the database says are running there."""
-        return await self._database.read(partial(_held_by, gateway_id=gateway_id))
+    async def nodes(self) -> tuple[NodeStatus, ...]:
+        """Every gateway that lives or was not yet settled, and every drained name, by name."""
+        return await self._database.read(node_rows.statuses)
 
-    async def settle_dead(self, gateway_id: str, *, now: datetime) -> tuple[Settled, ...]:
-        """End what a dead gateway was running as interrupted; queue again what its job wants rerun."""
-        return await self._database.write(partial(_settle_dead, gateway_id=gateway_id, now=now, at_end=self._at_end))
+    async def set_drained(self, name: str, *, drained: bool, by: str, now: datetime) -> bool:
+        """Let a node take no more work, or take it again; whether that changed anything.  Raises `UnknownNode`."""
+        return await self._database.write(partial(node_rows.set_drained, name=name, drained=drained, by=by, now=now))
+
+    async def settle_dead(self, gateway: Gateway, *, now: datetime) -> tuple[Settled, ...] | None:
+        """End what a dead gateway was running as interrupted; queue again what its job wants rerun.
+
+        None: its beat is not the one that stood still any more, or another one has settled it.
+        """
+        return await self._database.write(partial(_settle_dead, gateway=gateway, now=now, at_end=self._at_end))
+
+    async def settle_strays(self, gateway_id: str, run_ids: Collection[str], *, now: datetime) -> tuple[Settled, ...]:
+        """End as interrupted what we hold and do not run: we were never told that we had claimed it."""
+        return await self._database.write(
+            partial(_settle_strays, gateway_id=gateway_id, run_ids=run_ids, now=now, at_end=self._at_end)
+        )
 
     # Jobs
 
@@ -102,9 +120,9 @@ class RunStore:
         """Add or change one job.  Raises `UsageError` when it cannot be meant or belongs to the other origin."""
         return await self._database.write(partial(put_job, job=job, now=now))
 
-    async def replace_config_jobs(self, jobs: Sequence[Job], *, now: datetime) -> JobChanges:
-        """Make the config's jobs be these; a job that did not change is not touched."""
-        return await self._database.write(partial(replace_config_jobs, jobs=jobs, now=now))
+    async def replace_config_jobs(self, jobs: Sequence[Job], *, now: datetime, source: str | None = None) -> JobChanges:
+        """Make the config's jobs be these; a job that did not change is not touched.  `source`: see `job_rows`."""
+        return await self._database.write(partial(replace_config_jobs, jobs=jobs, now=now, source=source))
 
     async def remove_job(self, name: str, *, now: datetime) -> JobChanges:
         return await self._database.write(partial(remove_job, name=name, now=now))
@@ -126,14 +144,16 @@ class RunStore:
 
     # Ticks
 
-    async def outlook(self, gateway_id: str) -> Outlook:
-        return await self._database.read(partial(look_out, gateway_id=gateway_id))
+    async def outlook(self, gateway: Gateway) -> Outlook:
+        return await self._database.read(partial(look_out, gateway=gateway))
 
-    async def tick(self, gateway: Gateway, *, now: datetime, limits: Limits, running: Sequence[Job]) -> Tick:
-        """Turn due slots into rows and claim what may start, given the jobs of the runs `running` on this gateway."""
-        return await self._database.write(
-            partial(run_tick, gateway=gateway, now=now, limits=limits, running=tuple(running))
-        )
+    async def tick(self, claimer: Claimer) -> Tick:
+        """Turn due slots into rows, and let the engine see to what may start."""
+        return await self._database.write(partial(run_tick, claimer=claimer, engine=self.engine))
+
+    async def take(self, run_id: str, claimer: Claimer) -> Taken:
+        """Claim a run that the engine offers."""
+        return await self._database.write(partial(take_offered, run_id=run_id, claimer=claimer))
 
     # Runs
 
@@ -147,11 +167,13 @@ class RunStore:
 
     async def add_manual_run(self, name: str, *, now: datetime) -> tuple[Run, Mapping[str, str], tuple[Run, ...]]:
         """A waiting run by hand, with what it replaces: running runs to cancel, waiting ones that were cancelled."""
-        return await self._database.write(partial(add_manual_run, name=name, now=now))
+        return await self._database.write(partial(add_manual_run, name=name, now=now, engine=self.engine))
 
     async def request_cancel(self, run_id: str, *, reason: str, now: datetime) -> Run:
         """Cancel a waiting run; of a running one, leave the wish for the gateway that holds it."""
-        return await self._database.write(partial(_request_cancel, run_id=run_id, reason=reason, now=now))
+        return await self._database.write(
+            partial(_request_cancel, run_id=run_id, reason=reason, now=now, engine=self.engine)
+        )
 
     async def runs(
         self,
@@ -184,40 +206,36 @@ class RunStore:
         return await self._database.write(partial(_prune, job=job, keep=keep))
 
 
-def _register(connection: Connection, *, gateway: Gateway, now: datetime) -> None:
-    connection.execute(
-        insert(_node).values(
-            id=gateway.id, name=gateway.name, process=dict(gateway.process), beat=gateway.beat, started_at=now
-        )
+def _beat(connection: Connection, *, claimer: Claimer, engine: Engine) -> Pulse:
+    gateway = claimer.gateway
+    was_known = node_rows.beat(connection, gateway=gateway, now=claimer.now)
+    if not was_known:  # Another gateway took us for dead and settled our runs.
+        node_rows.register(connection, gateway=gateway, now=claimer.now)
+    mended = engine.mend(connection, claimer)
+    return Pulse(
+        held=node_rows.held_by(connection, gateway_id=gateway.id),
+        others=tuple(other for other in node_rows.gateways(connection) if other.id != gateway.id),
+        late=mended.late,
     )
 
 
-def _unregister(connection: Connection, *, gateway_id: str) -> None:
-    connection.execute(delete(_node).where(_node.c.id == gateway_id))
-
-
-def _beat(connection: Connection, *, gateway_id: str) -> bool:
-    statement = update(_node).where(_node.c.id == gateway_id).values(beat=_node.c.beat + 1)
-    return connection.execute(statement).rowcount == 1
-
-
-def _gateways(connection: Connection) -> tuple[Gateway, ...]:
-    rows = connection.execute(select(_node)).all()
-    return tuple(Gateway(id=row.id, name=row.name, process=row.process, beat=row.beat) for row in rows)
-
-
-def _held_by(connection: Connection, *, gateway_id: str) -> frozenset[str]:
-    statement = select(_run.c.id).where(_run.c.state == str(RunState.RUNNING), _run.c.owner == gateway_id)
-    return frozenset(connection.execute(statement).scalars())
-
-
 def _settle_dead(
-    connection: Connection, *, gateway_id: str, now: datetime, at_end: AtEnd | None
-) -> tuple[Settled, ...]:
-    _unregister(connection, gateway_id=gateway_id)
-    held = select(_run).where(_run.c.state == str(RunState.RUNNING), _run.c.owner == gateway_id).order_by(_run.c.id)
+    connection: Connection, *, gateway: Gateway, now: datetime, at_end: AtEnd | None
+) -> tuple[Settled, ...] | None:
+    if not node_rows.unregister(connection, gateway_id=gateway.id, beat=gateway.beat):
+        return None
+    held = select(_run).where(_run.c.state == str(RunState.RUNNING), _run.c.owner == gateway.id).order_by(_run.c.id)
     end = RunEnd(state=RunState.INTERRUPTED, at=now, reason="the gateway ended while it ran")
     return tuple(end_run(connection, row, end, at_end) for row in connection.execute(held.with_for_update()).all())
+
+
+def _settle_strays(
+    connection: Connection, *, gateway_id: str, run_ids: Collection[str], now: datetime, at_end: AtEnd | None
+) -> tuple[Settled, ...]:
+    stray = and_(_run.c.id.in_(run_ids), _run.c.state == str(RunState.RUNNING), _run.c.owner == gateway_id)
+    end = RunEnd(state=RunState.INTERRUPTED, at=now, reason="the database did not tell that it was claimed")
+    rows = connection.execute(select(_run).where(stray).with_for_update()).all()
+    return tuple(end_run(connection, row, end, at_end) for row in rows)
 
 
 def _finish(connection: Connection, *, claim: Claim, end: RunEnd, at_end: AtEnd | None) -> Settled | None:
@@ -225,7 +243,12 @@ def _finish(connection: Connection, *, claim: Claim, end: RunEnd, at_end: AtEnd 
         _run.c.id == claim.run.id, _run.c.state == str(RunState.RUNNING), _run.c.fence == claim.fence
     )
     row = connection.execute(held.with_for_update()).one_or_none()
-    return None if row is None else end_run(connection, row, end, at_end)
+    if row is not None:
+        return end_run(connection, row, end, at_end)
+    # Written before, perhaps, by a commit whose answer was lost with the connection.
+    ours = and_(_run.c.id == claim.run.id, _run.c.state == str(end.state), _run.c.fence == claim.fence + 1)
+    row = connection.execute(select(_run).where(ours, _run.c.ended_at == end.at)).one_or_none()
+    return None if row is None else Settled(run=run_of(row))
 
 
 def _keep_drafts(connection: Connection, *, drafts: Sequence[Draft]) -> None:
@@ -233,7 +256,7 @@ def _keep_drafts(connection: Connection, *, drafts: Sequence[Draft]) -> None:
         write_draft(connection, draft)
 
 
-def _request_cancel(connection: Connection, *, run_id: str, reason: str, now: datetime) -> Run:
+def _request_cancel(connection: Connection, *, run_id: str, reason: str, now: datetime, engine: Engine) -> Run:
     row = connection.execute(select(_run).where(_run.c.id == run_id).with_for_update()).one_or_none()
     if row is None:
         raise UnknownRun(run_id)
@@ -242,6 +265,7 @@ def _request_cancel(connection: Connection, *, run_id: str, reason: str, now: da
             return write_end(connection, row, RunEnd(state=RunState.CANCELLED, at=now, reason=reason))
         case RunState.RUNNING:
             connection.execute(update(_run).where(_run.c.id == run_id).values(cancel_reason=reason))
+            engine.abort(connection, [run_id])
         case _:
             pass
     return run_of(row)

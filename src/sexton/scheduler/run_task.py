@@ -16,6 +16,7 @@ import anyio
 from sexton.clock import Clock
 from sexton.journal import JSON
 from sexton.redaction import Redactor
+from sexton.scheduler.claim import Claim
 from sexton.scheduler.job import (
     CALL_TEXT,
     MOST_ARGUMENTS,
@@ -30,7 +31,6 @@ from sexton.scheduler.job import (
 )
 from sexton.scheduler.rows import Draft, RunEnd
 from sexton.scheduler.run_states import RunState
-from sexton.scheduler.tick import Claim
 
 LOG = logging.getLogger(__name__)
 # A run that was told to end and has not after this many seconds is reported, and again after each further one.

@@ -1,58 +1,48 @@
-"""The transaction of a tick: due slots become rows, and waiting runs are claimed."""
+"""The transaction of a tick: due slots become rows, and an engine sees to the runs that wait."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, func, or_, select, tuple_, update
+from sqlalchemy import Connection, Row, bindparam, func, select, tuple_, update
 
 from sexton import database as tables
 from sexton.errors import UsageError
-from sexton.scheduler.admission import Room, Verdict, admit, count_resources
+from sexton.scheduler.admission import Verdict, admit
+from sexton.scheduler.claim import Claim, Claimer
+from sexton.scheduler.engine import Engine
 from sexton.scheduler.gateways import Gateway
-from sexton.scheduler.job import Job, Limits, Run, Trigger
+from sexton.scheduler.job import Job, Run, Trigger
+from sexton.scheduler.node_rows import is_drained
 from sexton.scheduler.rows import (
     AT_ONCE,
-    RunEnd,
     active_by_job,
     add_runs,
     job_named,
-    job_of,
     replace_active,
     row_of,
-    run_of,
     stretch_run,
     timed_job_of,
-    write_end,
 )
 from sexton.scheduler.run_id import new_run_id
 from sexton.scheduler.run_states import RunState
-from sexton.scheduler.slot_plan import MICROSECOND, ON_TIME, plan_slots
+from sexton.scheduler.slot_plan import MICROSECOND, plan_slots
 
 DUE_AT_ONCE = 500
-WAITING_AT_ONCE = 500
 _job = tables.job
 _run = tables.run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """A run that this gateway holds, until it writes its end with the same fence."""
-
-    run: Run
-    job: Job
-    fence: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
-    """What there is to do: a tick is due at `next_at` (None: nothing in sight); `cancels` are wishes for our runs."""
+    """What there is to do: a tick is due at `next_at` (None: nothing in sight); `cancels` are wishes for our runs;
+    `drained` is whether this node is to take no more runs."""
 
     next_at: datetime | None
+    drained: bool = False
     cancels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -68,7 +58,7 @@ class Tick:
 
 _NEXT_START = select(func.min(_job.c.next_start)).scalar_subquery()
 _NEXT_WAITING = select(func.min(_run.c.not_before)).where(
-    _run.c.state == str(RunState.QUEUED), _run.c.not_before > bindparam("after")
+    _run.c.state == str(RunState.QUEUED), _run.c.not_before > bindparam("after"), _run.c.handed_at.is_(None)
 )
 _OUTLOOK = select(_NEXT_START.label("start"), _NEXT_WAITING.scalar_subquery().label("waiting"))
 _WISHES = select(_run.c.id, _run.c.cancel_reason).where(
@@ -88,33 +78,13 @@ _ADVANCE = (
     .where(_job.c.name == bindparam("due_job"))
     .values(next_slot=bindparam("slot"), next_start=bindparam("start"))
 )
-_RUNNING_BY_JOB = (
-    select(_run.c.job, func.count().label("running")).where(_run.c.state == str(RunState.RUNNING)).group_by(_run.c.job)
-)
-_WAITING = (
-    select(_run, _job.c.definition, _job.c.paused)
-    .join(_job, _job.c.name == _run.c.job)
-    .where(_run.c.state == str(RunState.QUEUED), _run.c.not_before <= bindparam("now"))
-    .order_by(_run.c.priority.desc(), _run.c.id)
-    .limit(WAITING_AT_ONCE)
-    .with_for_update(skip_locked=True, of=_run)
-)
-_TAKE = (
-    update(_run)
-    .where(_run.c.id == bindparam("run_id"), _run.c.state == str(RunState.QUEUED))
-    .values(
-        state=str(RunState.RUNNING),
-        owner=bindparam("claimer"),
-        fence=bindparam("next_fence"),
-        started_at=bindparam("now"),
-    )
-)
 
 
-def look_out(connection: Connection, *, gateway_id: str) -> Outlook:
-    wishes = connection.execute(_WISHES, {"owner": gateway_id}).all()
+def look_out(connection: Connection, *, gateway: Gateway) -> Outlook:
+    wishes = connection.execute(_WISHES, {"owner": gateway.id}).all()
     cancels = {row.id: row.cancel_reason for row in wishes}
-    return Outlook(next_at=_next_at(connection, after=AT_ONCE - MICROSECOND), cancels=cancels)
+    next_at = _next_at(connection, after=AT_ONCE - MICROSECOND)
+    return Outlook(next_at=next_at, cancels=cancels, drained=is_drained(connection, gateway.name))
 
 
 def _next_at(connection: Connection, *, after: datetime) -> datetime | None:
@@ -123,12 +93,13 @@ def _next_at(connection: Connection, *, after: datetime) -> datetime | None:
     return min((time for time in times if time is not None), default=None)
 
 
-def run_tick(
-    connection: Connection, *, gateway: Gateway, now: datetime, limits: Limits, running: tuple[Job, ...]
-) -> Tick:
-    ended, cancels = _plan_due(connection, now)
-    late, claims = _claim(connection, gateway, now, limits, running)
-    return Tick(claims=tuple(claims), ended=(*ended, *late), cancels=cancels, next_at=_next_at(connection, after=now))
+def run_tick(connection: Connection, *, claimer: Claimer, engine: Engine) -> Tick:
+    ended, cancels = _plan_due(connection, claimer.now)
+    given = engine.distribute(connection, claimer)
+    if cancels:
+        engine.abort(connection, tuple(cancels))
+    next_at = _next_at(connection, after=claimer.now)
+    return Tick(claims=given.claims, ended=(*ended, *given.late), cancels=cancels, next_at=next_at)
 
 
 def _plan_due(connection: Connection, now: datetime) -> tuple[list[Run], dict[str, str]]:
@@ -211,62 +182,8 @@ class _Planner:
         self._rows.append(row_of(run, priority=job.priority))
 
 
-def _claim(
-    connection: Connection, gateway: Gateway, now: datetime, limits: Limits, running: tuple[Job, ...]
-) -> tuple[list[Run], list[Claim]]:
-    """Claim waiting runs, by priority and then by age, as far as every limit allows."""
-    room = Room(
-        limits=limits,
-        running=len(running),
-        running_by_job=Counter({row.job: row.running for row in connection.execute(_RUNNING_BY_JOB)}),
-        running_by_resource=count_resources(running),
-    )
-    late: list[Run] = []
-    claims: list[Claim] = []
-    after: tuple[int, str] | None = None
-    while not room.is_full:
-        rows = _waiting(connection, now, after)
-        for row in rows:
-            job = job_of(row)
-            if _is_too_late(job, row, now):
-                reason = "waited for longer than its catch_up_window"
-                late.append(write_end(connection, row, RunEnd(state=RunState.MISSED, at=now, reason=reason)))
-            elif room.take(job) and (claim := _take(connection, row, job, gateway, now)):
-                claims.append(claim)
-        if len(rows) < WAITING_AT_ONCE:
-            break
-        after = (rows[-1].priority, rows[-1].id)
-    return late, claims
-
-
-def _waiting(connection: Connection, now: datetime, after: tuple[int, str] | None) -> Sequence[Row[Any]]:
-    statement = _WAITING
-    if after is not None:
-        priority, run_id = after
-        lower = _run.c.priority < priority
-        statement = statement.where(or_(lower, and_(_run.c.priority == priority, _run.c.id > run_id)))
-    return connection.execute(statement, {"now": now}).all()
-
-
-def _is_too_late(job: Job, row: Row[Any], now: datetime) -> bool:
-    if row.slot is None or row.trigger == str(Trigger.RETRY):
-        return False
-    late = now - row.slot - timedelta(seconds=job.jitter)
-    return bool(late > max(timedelta(seconds=job.catch_up_window), ON_TIME))
-
-
-def _take(connection: Connection, row: Row[Any], job: Job, gateway: Gateway, now: datetime) -> Claim | None:
-    """The compare-and-set: None when another gateway was first."""
-    claim = {"run_id": row.id, "claimer": gateway.id, "next_fence": row.fence + 1, "now": now}
-    taken = connection.execute(_TAKE, claim)
-    if taken.rowcount != 1:
-        return None
-    run = replace(run_of(row), state=RunState.RUNNING, started_at=now, node=gateway.id)
-    return Claim(run=run, job=job, fence=row.fence + 1)
-
-
 def add_manual_run(
-    connection: Connection, *, name: str, now: datetime
+    connection: Connection, *, name: str, now: datetime, engine: Engine
 ) -> tuple[Run, Mapping[str, str], tuple[Run, ...]]:
     job = job_named(connection, name=name)
     active = active_by_job(connection, [name])[name]
@@ -278,6 +195,7 @@ def add_manual_run(
             raise UsageError(f"{waiting} runs of job '{name}' are waiting already.", hint="wait, or cancel some")
         case Verdict.REPLACE:
             replaced = replace_active(connection, active, cancels, now)
+            engine.abort(connection, tuple(cancels))
         case Verdict.ADMIT | Verdict.SKIP:
             pass
     run = Run(id=new_run_id(now), job=name, state=RunState.QUEUED, trigger=Trigger.MANUAL, created_at=now)

@@ -17,6 +17,7 @@ from sexton.gateway.http.listening import Listening, is_loopback, is_network
 from sexton.gateway.http.login import login_path
 from sexton.gateway.http.logins import Logins
 from sexton.gateway.http.metrics import Metrics
+from sexton.gateway.http.nodes import tree_summary
 from sexton.gateway.http.parts import Gateway
 from sexton.gateway.http.server import serve_http
 from sexton.gateway.http.servers import check_document, server_document, tool_document
@@ -47,4 +48,5 @@ __all__ = [
     "serve_http",
     "server_document",
     "tool_document",
+    "tree_summary",
 ]

@@ -104,6 +104,8 @@ class JobRequest(RequestBody):
     paused: bool = False
     deliver: list[str] = Field(default_factory=list)
     deliver_on: Literal["always", "output", "success", "failure"] = "always"
+    node: str | None = None
+    labels: list[str] = Field(default_factory=list)
 
     @field_validator("name")
     @classmethod
