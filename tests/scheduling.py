@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from databases import database_at
 from fake_clock import FakeClock, settle
 from sexton.database import Database
 from sexton.gateway.deliveries import queue_run
-from sexton.journal import Event, Journal
+from sexton.journal import JSON, Event, Journal
 from sexton.redaction import Redactor
 from sexton.scheduler import Every, Job, Limits, Outcome, Perform, Run, RunContext, RunStore, Scheduler
 
@@ -95,6 +95,8 @@ async def running(
     node: str = "here",
     database: Callable[[Path], AbstractAsyncContextManager[Database]] | None = None,
     redactor: Redactor | None = None,
+    process: Mapping[str, JSON] | None = None,
+    **options: Any,
 ) -> AsyncIterator[Bench]:
     """A scheduler that runs; leaving cancels it."""
     clock = clock or FakeClock()
@@ -110,7 +112,10 @@ async def running(
             after_tick=after_tick,
             node=node,
             redactor=redactor,
+            **options,
         )
+        if process is not None:  # As if it were another machine: of its process nothing can be seen from here.
+            scheduler._gateway = replace(scheduler._gateway, process=process)
         for job in jobs:
             await scheduler.put_job(job)
         async with anyio.create_task_group() as tasks:

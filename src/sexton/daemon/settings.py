@@ -174,7 +174,7 @@ def _settings(path: Path, raw: dict[str, Any], findings: Findings, started_at: d
             started_at=started_at,
         )
     )
-    node = read_node(findings, raw.get("node"), concurrency=root.concurrency)
+    node = read_node(findings, raw.get("node"))
     http = read_http(findings, root.listen, raw.get("http"), raw.get("tls"))
     _warn_if_others_can_read(findings, path, raw)
     if not tables and not raw.get("jobs"):

@@ -31,7 +31,6 @@ from sexton.clock import Clock
 from sexton.containment import Boundary, Containment, TreeStatus, examine, list_orphans
 from sexton.daemon.references import ReferenceFails
 from sexton.daemon.settings import Settings, resolve_action
-from sexton.daemon.settings_node import NodeSettings
 from sexton.database import Database
 from sexton.errors import SextonError
 from sexton.gateway.channels import Channels, Inbox
@@ -112,11 +111,11 @@ async def running_parts(
             perform_of(settings, pool, containment, agent, redactor),
             clock=clock,
             journal=journal,
-            limits=Limits(overall=settings.node.capacity, per_resource=settings.resources),
+            limits=Limits(overall=settings.node.capacity or settings.concurrency, per_resource=settings.resources),
             after_tick=lambda: sweep_orphans(containment, journal),
             node=node,
             offer=Offer(name=node, labels=settings.node.labels),
-            describe=partial(describe_node, settings.node, pool, containment.trees),
+            describe=partial(describe_node, settings, pool, containment.trees),
             redactor=redactor,
         )
         await scheduler.replace_config_jobs(settings.jobs)
@@ -191,12 +190,12 @@ async def running_parts(
         )
 
 
-def describe_node(node: NodeSettings, pool: ServerPool, trees: Callable[[], Sequence[TreeStatus]]) -> dict[str, JSON]:
+def describe_node(settings: Settings, pool: ServerPool, trees: Callable[[], Sequence[TreeStatus]]) -> dict[str, JSON]:
     """What the other nodes are told of this one with each beat."""
     return {
-        "labels": list[JSON](sorted(node.labels)),
+        "labels": list[JSON](sorted(settings.node.labels)),
         "servers": list[JSON](sorted(pool.servers())),
-        "capacity": node.capacity,
+        "capacity": settings.node.capacity or settings.concurrency,
         "version": sexton.__version__,
         "trees": [dict[str, JSON](**tree_summary(tree)) for tree in trees()],
     }

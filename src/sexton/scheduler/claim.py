@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, func, select, update
 
 from sexton import database as tables
+from sexton.scheduler import node_rows
 from sexton.scheduler.admission import Room, count_resources
 from sexton.scheduler.gateways import Gateway
 from sexton.scheduler.job import Job, Limits, Run, Trigger
@@ -91,6 +92,8 @@ class Taken:
 
 def take_offered(connection: Connection, *, run_id: str, claimer: Claimer) -> Taken:
     """Claim this run, unless it is over, under way, or more than may run here or of its job."""
+    if not node_rows.is_known(connection, claimer.gateway.id):
+        return Taken()
     row = connection.execute(_OFFERED, {"run_id": run_id}).one_or_none()
     if row is None or row.state != str(RunState.QUEUED):
         return Taken(is_over=True)

@@ -19,15 +19,16 @@ from sexton.redaction import Redactor
 from sexton.scheduler import timetable
 from sexton.scheduler.alarm import Alarm
 from sexton.scheduler.claim import Claim, Claimer, Taken
-from sexton.scheduler.gateways import BEAT_EVERY, Beats, Gateway, is_gone, this_gateway
+from sexton.scheduler.gateways import Beats, Gateway, is_gone, this_gateway
 from sexton.scheduler.job import Job, JobStatus, Limits, Origin, Perform, Run, RunCount, RunRecord, ToolCall
 from sexton.scheduler.job_rows import JobChanges
+from sexton.scheduler.lease import BEAT_EVERY, KILL_AFTER, ONE_MACHINE, Hold, LeaseTimes
 from sexton.scheduler.needs import Offer
 from sexton.scheduler.node_rows import NodeStatus
 from sexton.scheduler.rows import RunEnd, Settled
 from sexton.scheduler.run_states import RunState
 from sexton.scheduler.run_store import RunStore
-from sexton.scheduler.run_task import LOST, SHUTDOWN, RunTask, cancelled
+from sexton.scheduler.run_task import CUT_OFF, LOST, SHUTDOWN, RunTask, cancelled
 from sexton.tracing import mark_failed, traced
 
 LOG = logging.getLogger(__name__)
@@ -67,10 +68,12 @@ class Scheduler:
     never twice at a time.  Everything that happens is told to the journal: `job.added`, `job.changed`, `job.removed`,
     `job.paused`, `job.resumed` and `run.queued`, `run.started`, `run.progress`, `run.ended` (with its state),
     `run.skipped`, `run.missed`, `run.stuck`, `run.lost`, `run.unrecorded` under the job's name; `clock.jumped`,
-    `gateway.dead`, `node.drained`, `node.undrained`, `database.failing` and `database.recovered` under this gateway's.
+    `gateway.dead`, `node.drained`, `node.undrained`, `node.cut_off`, `node.back`, `database.failing` and
+    `database.recovered` under this gateway's.
 
-    `offer` is what this node can serve, and `describe` what others are told of it with each beat; `shares`
-    is whether there may be others on this database.
+    `offer` is what this node can serve, and `describe` what others are told of it with each beat; `lease`
+    says how long claims hold without a beat, by `uptime`, a clock that also counts suspension; when this node is cut
+    off, its runs are ended, and `on_cut_off` is to end what is left of them at once.  `place` names our data folder.
     """
 
     def __init__(
@@ -85,7 +88,10 @@ class Scheduler:
         node: str = "gateway",
         offer: Offer | None = None,
         describe: Callable[[], Mapping[str, JSON]] | None = None,
-        shares: bool = False,
+        place: str | None = None,
+        lease: LeaseTimes = ONE_MACHINE,
+        uptime: Callable[[], float] | None = None,
+        on_cut_off: Callable[[], None] | None = None,
         redactor: Redactor | None = None,
     ) -> None:
         self._store = store
@@ -95,12 +101,16 @@ class Scheduler:
         self._limits = limits or Limits()
         self._after_tick = after_tick
         self._redactor = redactor or Redactor()
-        self._gateway = this_gateway(node)
+        self._gateway = this_gateway(node, place=place)
         self._offer = offer or Offer(name=node)
         self._describe = describe or dict
-        self._shares = shares
+        self._lease = lease
+        self._uptime = uptime or clock.monotonic
+        self._on_cut_off = on_cut_off or (lambda: None)
         self._engine = store.engine
-        self._beats = Beats()
+        self._beats = Beats(lease)
+        self.hold = Hold(lease, now=self._uptime())
+        self._is_cut_off = False
         self._offers: dict[str, anyio.Event] = {}
         self._taking = anyio.Lock()
         self._strays: frozenset[str] = frozenset()
@@ -124,7 +134,9 @@ class Scheduler:
         Raises `DatabaseError` when the database fails at the start; a failure later is told to the journal and tried
         again, while what runs goes on.
         """
+        sent_at = self._uptime()
         await self._store.register(self._described(), now=self._clock.now())
+        self.hold.renewed(sent_at)
         await self._settle_dead(await self._certainly_dead())
         self._tell_moved(await self._store.realign(now=self._clock.now()))
         try:
@@ -134,6 +146,7 @@ class Scheduler:
                 tasks.start_soon(self._keep_sweeping)
                 tasks.start_soon(self._keep_drafting)
                 tasks.start_soon(self._keep_working, tasks)
+                tasks.start_soon(self._keep_fence)
                 task_status.started()
                 await self._keep_ticking(tasks)
         finally:
@@ -177,7 +190,9 @@ class Scheduler:
         """Make these the jobs of the config file.  Only what changed is touched; a pause by hand stays."""
         config_jobs = [replace(job, origin=Origin.CONFIG) for job in jobs]
         changes = await self._store.replace_config_jobs(
-            config_jobs, now=self._clock.now(), source=self._gateway.name if self._shares else None
+            config_jobs,
+            now=self._clock.now(),
+            source=self._gateway.name if self._lease.fence_after is not None else None,
         )
         self._tell_changes(changes)
         return changes
@@ -303,7 +318,7 @@ class Scheduler:
     @property
     def _is_closed(self) -> bool:
         """Whether nothing more is to start here."""
-        return self._draining or self._drained
+        return self._draining or self._drained or self._is_cut_off
 
     def _open_or_close(self) -> None:
         (self._engine.pause if self._is_closed else self._engine.resume)()
@@ -473,30 +488,61 @@ class Scheduler:
                 self._note_failure(error)
 
     async def _beat(self) -> None:
-        running = set(self._tasks)
+        running, sent_at = set(self._tasks), self._uptime()
         async with self._taking:  # what is being claimed now is no stray
             pulse = await self._store.beat(self._claimer(self._described()))
             strays = pulse.held - set(self._tasks)
+        self.hold.renewed(sent_at)
         self._note_recovery()
+        self._tell_settlements(pulse.settled)
         self._tell_ended(pulse.late)
         for run_id in running - pulse.held:
             if task := self._tasks.get(run_id):
                 task.end(LOST)
         await self._settle_strays(strays)
-        silent = self._beats.observe(pulse.others, at=self._clock.monotonic())
-        await self._settle_dead(other for other in pulse.others if other.id in silent or is_gone(other, self._gateway))
+        if self._is_cut_off:
+            self._be_back()
+        await self._settle_dead(self._beats.dead(pulse.others, self._gateway, at=self._clock.monotonic()))
+
+    # The fence
+
+    async def _keep_fence(self) -> None:
+        """End our work before others may settle it, when our beat has not been committed for too long."""
+        if self._lease.fence_after is None:
+            return
+        while True:
+            left = self.hold.left(self._uptime())
+            if left > 0 or self._is_cut_off:
+                await self._clock.sleep(min(1.0, max(left, 0.1)))
+                continue
+            self._is_cut_off = True
+            self._open_or_close()
+            self._journal.append("node.cut_off", subject=self._gateway.name, runs=len(self._tasks))
+            for task in list(self._tasks.values()):
+                task.end(CUT_OFF)
+            await self._clock.sleep(KILL_AFTER)
+            if self._is_cut_off:
+                self._on_cut_off()
+
+    def _be_back(self) -> None:
+        self._is_cut_off = False
+        self._journal.append("node.back", subject=self._gateway.name)
+        self._open_or_close()
 
     async def _settle_strays(self, strays: frozenset[str]) -> None:
         """What was a stray at the last beat too: the commit of its claim, or of its end, was not told to us."""
         lasting, self._strays = strays & self._strays, strays
         if lasting:
-            for each in await self._store.settle_strays(self._gateway.id, lasting, now=self._clock.now()):
-                self._tell_settled(each.run, each)
+            self._tell_settlements(await self._store.settle_strays(self._gateway.id, lasting, now=self._clock.now()))
 
     async def _certainly_dead(self) -> list[Gateway]:
         others = [gateway for gateway in await self._store.gateways() if gateway.id != self._gateway.id]
-        self._beats.observe(others, at=self._clock.monotonic())
-        return [gateway for gateway in others if is_gone(gateway, self._gateway)]
+        self._beats.dead(others, self._gateway, at=self._clock.monotonic())
+        return [other for other in others if is_gone(other, self._gateway) and self._had_our_place(other)]
+
+    def _had_our_place(self, other: Gateway) -> bool:
+        """Then what it left of processes has been ended before we came here."""
+        return other.process.get("place") == self._gateway.process.get("place")
 
     async def _settle_dead(self, gateways: Iterable[Gateway]) -> None:
         for gateway in gateways:
@@ -504,8 +550,7 @@ class Scheduler:
             if settled is None:
                 continue
             self._journal.append("gateway.dead", subject=gateway.id, runs=len(settled))
-            for each in settled:
-                self._tell_settled(each.run, each)
+            self._tell_settlements(settled)
             self._alarm.ring()
 
     async def _watch_clock(self) -> None:
@@ -581,6 +626,10 @@ class Scheduler:
         self._tell_ended([settled.run])
         if settled.again is not None:
             self._journal.append("run.queued", subject=run.job, **_told(settled.again))
+
+    def _tell_settlements(self, settlements: Iterable[Settled]) -> None:
+        for settled in settlements:
+            self._tell_settled(settled.run, settled)
 
     def _tell_unrecorded(self, run: Run, end: RunEnd) -> None:
         self._journal.append("run.unrecorded", subject=run.job, run=run.id, state=str(end.state), error=end.error)

@@ -1,9 +1,11 @@
 """The gateways on one database: who they are, and which of them are dead.
 
-A gateway is believed dead only on one of two proofs: its process is gone from
-this very machine (same boot, same pid namespace), or its beat has stood still
-for `LEASE` seconds while ours went on.  Neither looks at the wall clock, so a
-clock that jumps declares nobody dead.
+A gateway is believed dead only on one of three proofs: its process is gone
+from this very machine (same boot, same pid namespace) and its trees have had
+their time to end; its data folder, of which there is one holder, is ours now,
+and its beat stands still; or its beat has stood still for the whole lease (see
+`lease`) while ours went on.  None looks at the wall clock, so a clock that
+jumps declares nobody dead.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sexton.journal import JSON
+from sexton.scheduler.lease import ONE_MACHINE, LeaseTimes
 
-BEAT_EVERY = 5.0
-LEASE = 15.0
+LEASE = ONE_MACHINE.settle_after
+# The trees of a gateway that was killed are gone 2 s later; seen gone at two beats, 5 s apart.
+GONE_FOR = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +36,10 @@ class Gateway:
     """What it told of itself with its last beat."""
 
 
-def this_gateway(name: str) -> Gateway:
+def this_gateway(name: str, *, place: str | None = None) -> Gateway:
+    """`place` names a data folder on one machine, which has one holder at a time."""
     process: dict[str, JSON] = {
+        "place": place,
         "boot": _text(Path("/proc/sys/kernel/random/boot_id")),
         "pid_namespace": _link(Path("/proc/self/ns/pid")),
         "pid": os.getpid(),
@@ -51,20 +57,51 @@ def is_gone(other: Gateway, here: Gateway) -> bool:
     return isinstance(pid, int) and _start_time(pid) != other.process.get("started")
 
 
+def is_predecessor(other: Gateway, here: Gateway) -> bool:
+    """Whether the other had the data folder that is ours now."""
+    place = other.process.get("place")
+    return place is not None and place == here.process.get("place")
+
+
+@dataclass(slots=True)
+class _Seen:
+    """The other's last new beat and when that was first seen; since when its process is known to be gone."""
+
+    beat: int
+    since: float
+    gone_since: float | None = None
+
+
 @dataclass
 class Beats:
     """What this gateway has seen of the others' beats."""
 
-    _seen: dict[str, tuple[int, float]] = field(default_factory=dict)
+    times: LeaseTimes = ONE_MACHINE
+    _seen: dict[str, _Seen] = field(default_factory=dict)
+
+    def dead(self, others: Iterable[Gateway], here: Gateway, *, at: float) -> tuple[Gateway, ...]:
+        """Take note, at that monotonic time, of every other gateway; those that are proven dead."""
+        others = tuple(others)
+        silent = self.observe(others, at=at)
+        return tuple(other for other in others if other.id in silent or self._is_gone(other, here, at))
 
     def observe(self, others: Iterable[Gateway], *, at: float) -> tuple[str, ...]:
-        """Take note, at that monotonic time, of every other gateway; the ids of those whose beat stood still."""
+        """The ids of those whose beat stood still for the whole lease."""
         fresh = {}
         for other in others:
-            beat, since = self._seen.get(other.id, (other.beat, at))
-            fresh[other.id] = (beat, since) if beat == other.beat else (other.beat, at)
+            seen = self._seen.get(other.id)
+            fresh[other.id] = seen if seen and seen.beat == other.beat else _Seen(other.beat, at)
         self._seen = fresh
-        return tuple(other for other, (_, since) in fresh.items() if at - since > LEASE)
+        return tuple(other for other, seen in fresh.items() if at - seen.since > self.times.settle_after)
+
+    def _is_gone(self, other: Gateway, here: Gateway, at: float) -> bool:
+        seen = self._seen[other.id]
+        if is_predecessor(other, here) and at - seen.since > LEASE:
+            return True
+        if not is_gone(other, here):
+            return False
+        seen.gone_since = at if seen.gone_since is None else seen.gone_since
+        return at - seen.gone_since >= GONE_FOR
 
     def forget(self) -> None:
         """Our own beat failed: what keeps us from the database may keep the others from it too."""

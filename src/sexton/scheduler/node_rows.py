@@ -13,6 +13,7 @@ from sexton.errors import UsageError
 from sexton.journal import JSON
 from sexton.scheduler.gateways import Gateway
 from sexton.scheduler.job import Run
+from sexton.scheduler.rows import Settled
 from sexton.scheduler.run_states import RunState
 
 _node = tables.node
@@ -27,6 +28,8 @@ class Pulse:
     held: frozenset[str]
     others: tuple[Gateway, ...]
     late: tuple[Run, ...] = ()
+    settled: tuple[Settled, ...] = ()
+    """Runs of nobody: their gateway was gone before they were claimed for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +89,14 @@ def held_by(connection: Connection, *, gateway_id: str) -> frozenset[str]:
     """The ids of the runs that are running there."""
     statement = select(_run.c.id).where(_run.c.state == str(RunState.RUNNING), _run.c.owner == gateway_id)
     return frozenset(connection.execute(statement).scalars())
+
+
+_IS_KNOWN = select(_node.c.id).where(_node.c.id == bindparam("id"))
+
+
+def is_known(connection: Connection, gateway_id: str) -> bool:
+    """Whether that gateway may claim: who was settled must first be registered anew."""
+    return connection.execute(_IS_KNOWN, {"id": gateway_id}).first() is not None
 
 
 _IS_DRAINED = select(_drained.c.name).where(_drained.c.name == bindparam("name"))

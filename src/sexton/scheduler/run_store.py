@@ -88,7 +88,7 @@ class RunStore:
 
     async def beat(self, claimer: Claimer) -> Pulse:
         """Say that we live and what we offer, and see who else does."""
-        return await self._database.write(partial(_beat, claimer=claimer, engine=self.engine))
+        return await self._database.write(partial(_beat, claimer=claimer, engine=self.engine, at_end=self._at_end))
 
     async def gateways(self) -> tuple[Gateway, ...]:
         return await self._database.read(node_rows.gateways)
@@ -206,17 +206,30 @@ class RunStore:
         return await self._database.write(partial(_prune, job=job, keep=keep))
 
 
-def _beat(connection: Connection, *, claimer: Claimer, engine: Engine) -> Pulse:
+def _beat(connection: Connection, *, claimer: Claimer, engine: Engine, at_end: AtEnd | None) -> Pulse:
     gateway = claimer.gateway
     was_known = node_rows.beat(connection, gateway=gateway, now=claimer.now)
     if not was_known:  # Another gateway took us for dead and settled our runs.
         node_rows.register(connection, gateway=gateway, now=claimer.now)
+    settled = _settle_ownerless(connection, claimer.now, at_end)
     mended = engine.mend(connection, claimer)
     return Pulse(
         held=node_rows.held_by(connection, gateway_id=gateway.id),
         others=tuple(other for other in node_rows.gateways(connection) if other.id != gateway.id),
         late=mended.late,
+        settled=settled,
     )
+
+
+_OWNERLESS = select(_run).where(
+    _run.c.state == str(RunState.RUNNING), _run.c.owner.not_in(select(tables.node.c.id).scalar_subquery())
+)
+
+
+def _settle_ownerless(connection: Connection, now: datetime, at_end: AtEnd | None) -> tuple[Settled, ...]:
+    end = RunEnd(state=RunState.INTERRUPTED, at=now, reason="the gateway ended while it ran")
+    rows = connection.execute(_OWNERLESS.with_for_update()).all()
+    return tuple(end_run(connection, row, end, at_end) for row in rows)
 
 
 def _settle_dead(

@@ -54,6 +54,7 @@ class Ending:
 
 
 LOST = Ending(state=RunState.INTERRUPTED, reason="another gateway took it over")
+CUT_OFF = Ending(state=RunState.INTERRUPTED, reason="its node could not reach the database for too long")
 SHUTDOWN = Ending(state=RunState.INTERRUPTED, reason="the gateway was stopped")
 
 

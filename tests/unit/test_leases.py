@@ -1,0 +1,155 @@
+"""When a node ends its work by itself, and when others may settle it: never the second before the first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fake_clock import FakeClock, settle
+from scheduling import Work, every, running
+from sexton.database import DatabaseError, Failure
+from sexton.scheduler import OnInterrupted, RunState, RunStore
+from sexton.scheduler.claim import Claimer
+from sexton.scheduler.gateways import GONE_FOR, Beats, Gateway, this_gateway
+from sexton.scheduler.lease import BEAT_EVERY, KILL_AFTER, ONE_MACHINE, SEVERAL_MACHINES, Hold
+
+SECONDS = st.integers(0, 10_000)
+# SIGKILL after the fence and the proof that nothing is left; and far more than any two clocks differ.
+ENDED_WITHIN = KILL_AFTER + 10.0
+DRIFT = 0.02
+
+
+@given(sent=SECONDS, committed=st.integers(0, 60), seen=st.integers(0, 30), shift=st.integers(-1000, 1000))
+def test_a_node_has_ended_its_work_before_others_may_settle_it(
+    sent: int, committed: int, seen: int, shift: int
+) -> None:
+    """Whatever time the last beat took to the database, and from there to the one who watches it."""
+    times = SEVERAL_MACHINES
+    assert times.fence_after is not None
+    hold = Hold(times, now=sent)
+    hold.renewed(sent)
+    ended_by_itself = sent + (hold.left(sent) + ENDED_WITHIN) * (1 + DRIFT)
+    beats, here, other = Beats(times), this_gateway("here"), Gateway(id="other", name="other", process={})
+    first_seen = sent + committed + seen
+    assert beats.dead([other], here, at=first_seen + shift) == ()
+    assert beats.dead([other], here, at=first_seen + shift + times.settle_after) == ()
+    may_be_settled = first_seen + times.settle_after * (1 - DRIFT)
+    assert ended_by_itself < may_be_settled
+
+
+def test_a_minute_without_the_database_ends_no_work() -> None:
+    """The last beat may have been sent a whole interval before, and the next takes a while to be answered."""
+    hold = Hold(SEVERAL_MACHINES, now=0.0)
+    assert hold.left(60.0 + BEAT_EVERY + 5.0) > 0
+
+
+def test_on_one_machine_a_beat_that_is_late_ends_nothing() -> None:
+    assert Hold(ONE_MACHINE, now=0.0).left(1e9) > 0
+
+
+def test_a_process_that_is_gone_is_settled_once_its_trees_have_had_their_time() -> None:
+    beats, here = Beats(SEVERAL_MACHINES), this_gateway("here", place="a")
+    other = Gateway(id="other", name="other", process={**here.process, "place": "b", "started": "1"})
+    assert beats.dead([other], here, at=0.0) == ()
+    assert beats.dead([other], here, at=GONE_FOR - 0.1) == ()
+    assert beats.dead([other], here, at=GONE_FOR) == (other,)
+
+
+def test_who_had_our_data_folder_is_gone_also_after_the_machine_was_started_anew() -> None:
+    beats, here = Beats(SEVERAL_MACHINES), this_gateway("here", place="a")
+    before = Gateway(id="before", name="here", process={**here.process, "boot": "an earlier one"})
+    elsewhere = replace(before, id="elsewhere", process={**before.process, "place": "b"})
+    assert beats.dead([before, elsewhere], here, at=0.0) == ()
+    assert beats.dead([before, elsewhere], here, at=15.1) == (before,)
+
+
+def test_a_copy_of_our_data_folder_that_beats_is_alive() -> None:
+    beats, here = Beats(SEVERAL_MACHINES), this_gateway("here", place="a")
+    for number in range(100):
+        copy = Gateway(id="copy", name="here", process={**here.process, "boot": "another"}, beat=number)
+        assert beats.dead([copy], here, at=number * BEAT_EVERY) == ()
+
+
+class Link:
+    """Between a node and the database; cut by the test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cut_for: set[str] = set()
+        whole = RunStore.beat
+
+        async def beat(store: RunStore, claimer: Claimer) -> object:
+            if claimer.gateway.name in self.cut_for:
+                raise DatabaseError(Failure.OTHER, "The database cannot be reached.", hint="wait")
+            return await whole(store, claimer)
+
+        monkeypatch.setattr(RunStore, "beat", beat)
+
+
+@pytest.mark.anyio
+async def test_a_node_that_is_cut_off_ends_its_work_before_another_does_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, clock = Link(monkeypatch), FakeClock()
+    job = every(3600, on_interrupted=OnInterrupted.RERUN)
+    killed: list[float] = []
+    far = {"place": "one"}
+    async with running(
+        tmp_path,
+        clock=clock,
+        work=Work(hold=True),
+        jobs=(job,),
+        node="one",
+        lease=SEVERAL_MACHINES,
+        on_cut_off=lambda: killed.append(clock.monotonic()),
+        process=far,
+    ) as one:
+        await clock.advance(3600)
+        async with running(tmp_path, clock=clock, node="two", lease=SEVERAL_MACHINES) as two:
+            await clock.advance(5)
+            link.cut_for.add("one")
+            await clock.advance(60)
+            assert one.work.cancelled == []
+            await clock.advance(16)
+            assert one.work.cancelled == [one.work.started[0].id]
+            assert two.work.started == []
+            await clock.advance(40)
+            assert killed
+            assert [run.attempt for run in two.work.started] == [2]
+            assert [event.kind for event in one.events("node.cut_off", "node.back")] == ["node.cut_off"]
+            link.cut_for.clear()
+            await clock.advance(10)
+            assert [event.kind for event in one.events("node.cut_off", "node.back")] == ["node.cut_off", "node.back"]
+            await clock.advance(3600)
+            assert await two.states() == [RunState.INTERRUPTED, RunState.RAN, RunState.RUNNING]
+
+
+@pytest.mark.anyio
+async def test_a_database_that_is_away_for_a_minute_ends_no_work_and_settles_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, clock = Link(monkeypatch), FakeClock()
+    async with (
+        running(
+            tmp_path,
+            clock=clock,
+            work=Work(hold=True),
+            jobs=(every(3600),),
+            node="one",
+            lease=SEVERAL_MACHINES,
+            process={"place": "one"},
+        ) as one,
+        running(tmp_path, clock=clock, work=Work(hold=True), node="two", lease=SEVERAL_MACHINES) as two,
+    ):
+        await clock.advance(3600)
+        link.cut_for.update({"one", "two"})
+        await clock.advance(60)
+        link.cut_for.clear()
+        await clock.advance(100)
+        assert await two.states() == [RunState.RUNNING]
+        assert one.work.cancelled == two.work.cancelled == []
+        assert one.events("node.cut_off") == two.events("node.cut_off") == []
+        await settle()
