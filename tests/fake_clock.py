@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -58,6 +60,26 @@ class FakeClock:
         if monotonic > self._monotonic:
             self._wall += timedelta(seconds=monotonic - self._monotonic)
             self._monotonic = monotonic
+
+
+@contextmanager
+def held_loop_time() -> Iterator[Callable[[float], None]]:
+    """The time of this asyncio loop stands still, but for the seconds by which the yielded function moves it.
+
+    So no deadline of anyio passes because the machine is slow.  Other threads and processes go on as ever.
+    """
+    loop: Any = asyncio.get_running_loop()
+    now = loop.time()
+
+    def move(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    loop.time = lambda: now
+    try:
+        yield move
+    finally:
+        del loop.time
 
 
 async def settle() -> None:

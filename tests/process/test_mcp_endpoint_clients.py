@@ -106,7 +106,7 @@ async def test_a_client_whose_connection_breaks_takes_its_call_with_it(tmp_path:
                 await leaver.greet()
                 with anyio.CancelScope() as scope:
                     tasks.start_soon(cancel_when, lambda: bench.pool.status()[0].calls == 2, scope)
-                    await leaver.call("raw__sleep", seconds=60)
+                    await leaver.call("raw__sleep")
             await wait_until(lambda: was_cancelled(bench), seconds=PATIENCE)
         assert answers == ["stayed"]
 
@@ -125,7 +125,7 @@ urllib.request.urlopen(request)
 
 async def test_a_client_that_is_killed_takes_its_call_with_it(tmp_path: Path) -> None:
     async with endpoint_bench(tmp_path, config("raw", "raw_server", tmp_path)) as bench:
-        params = {"name": "raw__sleep", "arguments": {"seconds": 60}, "_meta": ENVELOPE}
+        params = {"name": "raw__sleep", "arguments": {}, "_meta": ENVELOPE}
         message = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
         headers = {
             "accept": "application/json, text/event-stream",
@@ -138,9 +138,7 @@ async def test_a_client_that_is_killed_takes_its_call_with_it(tmp_path: Path) ->
         try:
             await wait_until(lambda: bench.pool.status()[0].calls == 1)
             os.kill(client.pid, signal.SIGKILL)
-            began = anyio.current_time()
             await wait_until(lambda: was_cancelled(bench), seconds=PATIENCE)
-            assert anyio.current_time() - began < 5
         finally:
             client.kill()
             client.wait(PATIENCE)
@@ -155,7 +153,7 @@ async def test_a_call_that_takes_long_is_a_stream_that_is_kept_alive(
     async with endpoint_bench(tmp_path, config("raw", "raw_server", tmp_path)) as bench, bench.http() as http:
         client = Bare(bench, http, front)
         await client.greet()
-        call = {"name": "raw__sleep", "arguments": {"seconds": 0.6, "text": "rested"}}
+        call = {"name": "raw__sleep", "arguments": {"seconds": 2, "text": "rested"}}
         answer = await client.post("tools/call", call)
         assert answer.headers["content-type"] == "text/event-stream"
         assert ": still here\n\n" in answer.text
@@ -367,5 +365,5 @@ async def live(bench: EndpointBench, era: str, chance: random.Random) -> None:
                         ("answer_raw", REFUSAL),
                     ]
                 )
-                with anyio.move_on_after(chance.choice([0.01, 0.05, 20])):
+                with anyio.move_on_after(chance.choice([0.01, 0.05, PATIENCE])):
                     await client.post("tools/call", {"name": f"raw__{tool}", "arguments": arguments})

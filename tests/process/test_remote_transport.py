@@ -99,7 +99,7 @@ def listening(app: ASGIApp) -> Iterator[int]:
 def config_for(port: int, kind: Kind, *, scheme: str = "http", headers: Any = (), **settings: Any) -> ServerConfig:
     url = f"{scheme}://127.0.0.1:{port}{PATHS[kind]}"
     transport = HttpServer(url=url, kind=kind, headers=dict(headers))
-    return ServerConfig(name="far", transport=transport, **{"connect_timeout": 10.0, **settings})
+    return ServerConfig(name="far", transport=transport, **{"connect_timeout": PATIENCE, **settings})
 
 
 @asynccontextmanager
@@ -172,8 +172,8 @@ async def test_a_call_has_a_deadline() -> None:
 
 @pytest.mark.parametrize("kind", ["streamable-http", "sse"])
 async def test_progress_extends_the_time_of_a_call(kind: Kind) -> None:
-    async with remote(kind, call_timeout=0.8) as (_, server), server.connect("a") as a:
-        assert await call(a, "count", steps=6, pause=0.2) == "6 steps"
+    async with remote(kind, call_timeout=3) as (_, server), server.connect("a") as a:
+        assert await call(a, "count", steps=6, pause=0.6) == "6 steps"
 
 
 @pytest.mark.parametrize("kind", ["streamable-http", "sse"])

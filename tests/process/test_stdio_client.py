@@ -237,7 +237,7 @@ async def test_native_cancellation_at_any_time_even_twice_leaves_nothing() -> No
     async def use() -> None:
         async with sexton.stdio_client(parameters) as (read, _write):
             await read.receive()
-            await asyncio.sleep(100)
+            await asyncio.sleep(1000)
 
     async def cancelled_use(number: int) -> None:
         task = asyncio.create_task(use())
@@ -247,7 +247,7 @@ async def test_native_cancellation_at_any_time_even_twice_leaves_nothing() -> No
             await asyncio.sleep(chance.random() * 0.02)
             task.cancel()
         with pytest.raises((asyncio.CancelledError, BaseExceptionGroup)):
-            await asyncio.wait_for(task, 15)
+            await asyncio.wait_for(task, PATIENCE)
 
     await asyncio.gather(*(cancelled_use(number) for number in range(12)))
     # After a second cancel the keeper finishes the ladder by itself.
@@ -266,7 +266,7 @@ async def test_the_server_ends_with_the_program_however_the_program_ends(end: st
     pid = int(await anyio.to_thread.run_sync(host.stdout.readline))
     if end == "killed":
         host.send_signal(signal.SIGKILL)
-    await anyio.to_thread.run_sync(host.wait, 15)
+    await anyio.to_thread.run_sync(host.wait, PATIENCE)
     host.stdout.close()
     await wait_until(lambda: not psutil.pid_exists(pid), seconds=PATIENCE)
 

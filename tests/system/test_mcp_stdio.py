@@ -15,7 +15,7 @@ from mcp import Client, StdioServerParameters
 from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, TextContent
 
 from system.gateway_process import GatewayProcess, wait_for
-from waiting import PATIENCE
+from waiting import PATIENCE, wait_until
 
 SETTINGS = """
 [servers.small]
@@ -125,8 +125,11 @@ async def test_questions_and_progress_come_through(gateway: GatewayProcess, mode
         assert answer == {"action": "accept", "content": {"said": "who?"}}
         await client.call_tool("raw__progress", {"steps": 2}, progress_callback=progress)
         assert steps == [1, 2]
-        with anyio.move_on_after(0.5):
-            await client.call_tool("raw__sleep", {"seconds": 60})
+        mark = gateway.folder / "asleep"
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.call_tool, "raw__sleep", {"mark": str(mark)})
+            await wait_until(mark.exists)
+            tasks.cancel_scope.cancel()
         while not json.loads(text_of(await client.call_tool("raw__cancelled", {}))):  # noqa: ASYNC110
             await anyio.sleep(0.02)
     gateway.stop()

@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from fake_clock import held_loop_time, settle
 from gateway_bench import GatewayBench, gateway_bench
 from sexton.cli.gateway_client import find_gateway
 from sexton.daemon import SettingsError, load_settings
@@ -256,10 +257,7 @@ async def test_a_head_of_any_size_is_not_read(bench: GatewayBench, tmp_path: Pat
         assert said.startswith(b"HTTP/1.1 400") or not said
 
 
-async def test_a_request_under_way_is_not_taken_for_a_slow_head(
-    bench: GatewayBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connections_module, "HEAD_SECONDS", 0.05)
+async def test_a_request_under_way_is_not_taken_for_a_slow_head(bench: GatewayBench, tmp_path: Path) -> None:
     headers = {"authorization": f"Bearer {load_token(tmp_path)}"}
     async with (
         serve_http(bench.gateway, data_dir=tmp_path, patience=0.1) as url,
@@ -268,7 +266,9 @@ async def test_a_request_under_way_is_not_taken_for_a_slow_head(
     ):
         lines = answer.aiter_lines()
         assert (await anext(lines)).startswith("retry")
-        await anyio.sleep(0.2)  # longer than a head may take: the connection must still be there
+        with held_loop_time() as move:
+            move(3 * connections_module.HEAD_SECONDS)  # longer than a head may take: the connection must still be there
+            await settle()
         bench.scheduling.journal.append("server.started", subject="time")
         with anyio.fail_after(PATIENCE):
             async for line in lines:

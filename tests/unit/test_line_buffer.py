@@ -42,11 +42,11 @@ def test_a_line_of_the_limit_is_allowed() -> None:
 def test_a_long_line_in_small_chunks_takes_linear_time() -> None:
     def seconds(chunks: int) -> float:
         buffer, chunk = LineBuffer(1 << 30), b"x" * 4096
-        begin = time.perf_counter()
+        begin = time.thread_time()
         for _ in range(chunks):
             buffer.feed(chunk)
         buffer.feed(b"\n")
-        return time.perf_counter() - begin
+        return time.thread_time() - begin
 
     short = min(seconds(1000) for _ in range(3))
     long = min(seconds(8000) for _ in range(3))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mcp import MCPError
 from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, METHOD_NOT_FOUND, PROTOCOL_VERSION_META_KEY
 
+from fake_clock import held_loop_time, settle
 from sexton.mcp_servers.multiplexer import Multiplexer
 from sexton.mcp_servers.server_errors import CallTimedOut, ConnectionEnd, NotWritten, ServerDied
 from sexton.mcp_servers.stdio_transport import OutgoingLine
@@ -223,25 +224,26 @@ async def test_progress_goes_to_its_call_and_extends_its_time(stage: Stage) -> N
     async def on_progress(progress: float, total: float | None, message: str | None) -> None:
         told.append(progress)
 
-    async with stage.holder("a") as a, stage.holder("b") as b, calls() as running:
-        running.start("mine", a, on_progress=on_progress, timeout=0.2)
-        running.start("theirs", b)
-        await stage.settled()
-        mine, theirs = stage.wire.requests("tools/call")
-        assert mine["params"]["_meta"]["progressToken"] == mine["id"]
-        begin = anyio.current_time()
-        while anyio.current_time() < begin + 0.5:  # longer than the timeout, kept alive by progress
-            stage.mux.receive(
-                {"method": "notifications/progress", "params": {"progressToken": mine["id"], "progress": 1}}
-            )
-            await anyio.sleep(0.02)
-        assert "mine" not in running.outcomes
-        stage.mux.receive({"id": mine["id"], "result": {}})
-        await stage.settled()
-        assert running.outcomes["mine"] == {}
-        assert told
-        assert b.heard == []
-        assert theirs["params"]["_meta"]["progressToken"] == theirs["id"]
+    with held_loop_time() as move:
+        async with stage.holder("a") as a, stage.holder("b") as b, calls() as running:
+            running.start("mine", a, on_progress=on_progress, timeout=20)
+            running.start("theirs", b)
+            await stage.settled()
+            mine, theirs = stage.wire.requests("tools/call")
+            assert mine["params"]["_meta"]["progressToken"] == mine["id"]
+            for _ in range(3):  # longer than the timeout, kept alive by progress
+                move(15)
+                stage.mux.receive(
+                    {"method": "notifications/progress", "params": {"progressToken": mine["id"], "progress": 1}}
+                )
+                await stage.settled()
+            assert "mine" not in running.outcomes
+            stage.mux.receive({"id": mine["id"], "result": {}})
+            await stage.settled()
+            assert running.outcomes["mine"] == {}
+            assert told
+            assert b.heard == []
+            assert theirs["params"]["_meta"]["progressToken"] == theirs["id"]
 
 
 async def test_a_holders_own_progress_tokens_and_ids_may_collide_with_anybodys(stage: Stage) -> None:
@@ -369,17 +371,22 @@ async def test_a_question_is_declined_when_its_holder_leaves_and_dropped_when_th
 
 
 async def test_a_call_does_not_time_out_while_its_holder_is_asked(stage: Stage) -> None:
-    async with stage.holder("a") as a, calls() as running:
-        a.answer_now = anyio.Event()
-        running.start("work", a, timeout=0.05)
-        await stage.settled()
-        stage.mux.receive({"id": "q", "method": "elicitation/create", "params": {}})
-        await anyio.sleep(0.15)  # the time itself is what is tested
-        assert running.outcomes == {}
-        a.answer_now.set()
-        while "work" not in running.outcomes:
-            await anyio.lowlevel.checkpoint()
-        assert isinstance(running.outcomes["work"], CallTimedOut)
+    with held_loop_time() as move:
+        async with stage.holder("a") as a, calls() as running:
+            a.answer_now = anyio.Event()
+            running.start("work", a, timeout=20)
+            await stage.settled()
+            stage.mux.receive({"id": "q", "method": "elicitation/create", "params": {}})
+            await stage.settled()
+            move(25)
+            await settle()
+            assert running.outcomes == {}
+            a.answer_now.set()
+            await stage.settled()
+            move(21)
+            while "work" not in running.outcomes:
+                await anyio.lowlevel.checkpoint()
+            assert isinstance(running.outcomes["work"], CallTimedOut)
 
 
 async def test_log_messages_go_to_those_with_calls_in_flight_at_their_level(stage: Stage) -> None:
