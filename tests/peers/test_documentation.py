@@ -17,9 +17,11 @@ from sexton.daemon.settings_http import HttpTable, TlsTable
 from sexton.daemon.settings_models import AgentTable, ModelTable
 from sexton.daemon.settings_targets import AppriseTable, FileTable, WebhookTable
 from sexton.daemon.settings_telemetry import TelemetryTable
+from sexton.gateway.channels.discord import DiscordOptions
 from sexton.gateway.channels.email import EmailOptions
 from sexton.gateway.channels.irc import IrcOptions
 from sexton.gateway.channels.matrix import MatrixOptions
+from sexton.gateway.channels.slack import SlackOptions
 from sexton.gateway.channels.telegram import TelegramOptions
 
 ROOT = Path(__file__).parents[2]
@@ -43,9 +45,11 @@ TOP = (
         FileTable,
         AppriseTable,
         ChannelTable,
+        DiscordOptions,
         EmailOptions,
         IrcOptions,
         MatrixOptions,
+        SlackOptions,
         TelegramOptions,
         EndpointTable,
         ProfileTable,

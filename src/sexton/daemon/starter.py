@@ -122,7 +122,7 @@ retries = 2
 # url = "https://example.org/sexton"
 # secret = "${env:HOOK_SECRET}"
 
-# Talk to the agent, and be told, on a chat platform: telegram, matrix, irc, email.  See docs/channels.md.
+# Talk to the agent, and be told, on telegram, discord, slack, matrix, irc or by email.  See docs/channels.md.
 # [channels.telegram]
 # token = "${env:TELEGRAM_TOKEN}"
 # names = { me = "123456789" }

@@ -49,6 +49,8 @@ _OURS = {
     "telegram": ("sexton.gateway.channels.telegram", "telegram"),
     "irc": ("sexton.gateway.channels.irc", ""),
     "matrix": ("sexton.gateway.channels.matrix", "matrix"),
+    "discord": ("sexton.gateway.channels.discord", "discord"),
+    "slack": ("sexton.gateway.channels.slack", "slack"),
 }
 
 

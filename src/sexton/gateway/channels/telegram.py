@@ -30,7 +30,7 @@ from telegram.request import HTTPXRequest
 from sexton.clock import Clock
 from sexton.gateway.channels.channel import ChannelDown, Incoming, Line
 from sexton.gateway.channels.kind import ChannelKind, ChannelOptions
-from sexton.gateway.deliveries import Part, SendDelayed, SendFailed, TextLimits
+from sexton.gateway.deliveries import Part, SendDelayed, SendFailed, TextLimits, utf16_length
 
 # The library's next version gives every `retry_after` as a timedelta; this one does when it is told to.
 os.environ.setdefault("PTB_TIMEDELTA", "true")
@@ -46,16 +46,11 @@ class TelegramOptions(ChannelOptions):
     api: str = "https://api.telegram.org"
 
 
-def _utf16(text: str) -> int:
-    """How Telegram counts: in UTF-16 code units."""
-    return len(text.encode("utf-16-le", "replace")) // 2
-
-
 @final
 class TelegramChannel:
     """One bot."""
 
-    limits = TextLimits(most=MessageLimit.MAX_TEXT_LENGTH, messages=5, attaches=True, measure=_utf16)
+    limits = TextLimits(most=MessageLimit.MAX_TEXT_LENGTH, messages=5, attaches=True, measure=utf16_length)
     give_up_after = 86_400.0
 
     def __init__(self, options: TelegramOptions, *, clock: Clock) -> None:

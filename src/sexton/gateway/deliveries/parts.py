@@ -26,6 +26,11 @@ class TextLimits:
     measure: Callable[[str], int] = len
 
 
+def utf16_length(text: str) -> int:
+    """How Telegram counts, and Discord at most: in UTF-16 code units."""
+    return len(text.encode("utf-16-le", "replace")) // 2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
     name: str
