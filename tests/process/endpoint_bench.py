@@ -94,7 +94,7 @@ async def endpoint_bench(
                 data_dir=folder / "data",
                 policy=BreakerPolicy(first_wait=0.2, longest_wait=0.2, open_wait=0.5),
             )
-            endpoint = Endpoint(pool, settings or EndpointSettings(), clock=clock or SystemClock())
+            endpoint = Endpoint(pool, settings or EndpointSettings(), clock=clock or SystemClock(), journal=journal)
             async with anyio.create_task_group() as tasks:
                 await tasks.start(pool.run)
                 async with anyio.create_task_group() as served:

@@ -301,6 +301,45 @@ async def test_a_profile_shows_and_lets_through_only_what_it_names(tmp_path: Pat
                 assert answer.status_code == status
 
 
+@FRONT
+async def test_a_profile_selects_prompts_and_resources_too(tmp_path: Path, front: str) -> None:
+    few = Profile(
+        name="few",
+        prompts=ToolFilter(allow=("whole__p*",)),
+        resources=ToolFilter(allow=("note://*", "page://*"), deny=("page://1*",)),
+    )
+    settings = EndpointSettings(profiles={"few": few, "none": Profile(name="none", resources=ToolFilter(deny=("*",)))})
+    whole = config("whole", "whole_server", tmp_path)
+    async with endpoint_bench(tmp_path, whole, settings=settings) as bench:
+        async with bench.client(front, "/profile/few") as client:
+            assert [each.name for each in (await client.list_prompts()).prompts] == ["whole__poem"]
+            assert "a poem" in str(await client.get_prompt("whole__poem", {"about": "it"}))
+            with pytest.raises(MCPError, match="Unknown prompt"):
+                await client.get_prompt("whole__a.name with blanks")
+            assert [str(each.uri) for each in (await client.list_resources()).resources] == ["note://one"]
+            templates = (await client.list_resource_templates()).resource_templates
+            assert [each.uri_template for each in templates] == ["page://{number}"]
+            assert "page 2" in str(await client.read_resource("page://2"))
+            with pytest.raises(MCPError, match="Resource not found"):
+                await client.read_resource("page://10")
+        async with bench.client(front, "/profile/none") as client:
+            assert (await client.list_resources()).resources == []
+            assert len((await client.list_prompts()).prompts) == 2
+            with pytest.raises(MCPError, match="Resource not found"):
+                await client.read_resource("note://one")
+
+
+@FRONT
+async def test_a_call_is_told_in_the_journal_and_its_arguments_are_not(tmp_path: Path, front: str) -> None:
+    async with endpoint_bench(tmp_path, config("raw", "raw_server", tmp_path)) as bench, bench.client(front) as client:
+        for _ in range(3):
+            await client.call_tool("raw__echo", {"text": "hush"})
+        bench.endpoint.core.audit.tell_all()
+        events = [event for event in bench.journal.since(0) if event.kind.startswith("audit.")]
+        assert [(event.subject, event.data["times"]) for event in events] == [("raw.echo", 1), ("raw.echo", 2)]
+        assert dict(events[0].data) == {"caller": "tester", "way": "mcp", "outcome": "done", "times": 1}
+
+
 async def test_what_is_no_request_is_refused(tmp_path: Path) -> None:
     settings = EndpointSettings(max_body=1000)
     raw = config("raw", "raw_server", tmp_path)

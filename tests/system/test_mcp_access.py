@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 from typing import Any
 
@@ -80,11 +81,11 @@ class Client:
     def hang(self, ends: dict[str, str]) -> None:
         """Make a call that takes longer than a stop, and say in `ends` how it ended."""
         try:
-            self.post("tools/call", {"name": "small__slow", "arguments": {"seconds": 60}})
+            answer = self.post("tools/call", {"name": "small__slow", "arguments": {"seconds": 60}})
         except httpx2.TransportError:
             ends["hang"] = "cut off"
         else:
-            ends["hang"] = "ended"
+            ends["hang"] = "refused" if answer.status_code == 401 else "ended"
 
     def tools(self) -> set[str]:
         return {tool["name"] for tool in self.post("tools/list").json()["result"]["tools"]}
@@ -159,6 +160,31 @@ def test_a_stop_ends_open_streams_in_good_order_and_calls_in_time(gateway: Gatew
     assert '"resultType":"complete"' in ends["listen"]
     assert ends["stream"] == "ended"
     assert ends["hang"] in ("ended", "cut off")
+
+
+def test_what_is_open_ends_when_its_token_is_revoked(gateway: GatewayProcess) -> None:
+    """A GET stream and a call; the owner's own stream goes on, and the audit tells of the call."""
+    gateway.write(SETTINGS).up()
+    token, ends, mine = gateway.cli("token", "create", "guest", "--scope", "run")["token"], dict[str, str](), {"": ""}
+    client, other = Client(gateway, token), Client(gateway, owner(gateway))
+    assert (client.greet(), other.greet()) == (200, 200)
+    threads = [threading.Thread(target=each, args=(ends,)) for each in (client.read_stream, client.hang)]
+    mine_too = threading.Thread(target=other.read_stream, args=(mine,))
+    for thread in (*threads, mine_too):
+        thread.start()
+    wait_for(lambda: "stream" in ends and "stream" in mine and holders(gateway), within=PATIENCE, what="all are open")
+    gateway.cli("token", "revoke", "guest")
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert (ends["stream"], mine["stream"]) == ("ended", "open")
+    assert ends["hang"] in ("refused", "ended")  # after 15 s its answer had begun
+    told = gateway.wait_event("audit.call_tool")
+    assert (told["subject"], told["data"]["caller"], told["data"]["outcome"]) == ("small.slow", "guest", "failed")
+    command = gateway.command("token", "create", "new", "--profile", "fex")
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (refused.returncode, "did you mean 'few'" in refused.stderr) == (2, True)
+    gateway.stop()
+    mine_too.join(PATIENCE)
 
 
 def holders(gateway: GatewayProcess) -> list[str]:

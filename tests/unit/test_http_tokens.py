@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fake_clock import FakeClock
 from gateway_bench import HEADERS, TOKEN, GatewayBench, client_of, gateway_bench
 from sexton.gateway.http import Gate, HttpLimits, Logins, Scope, Tokens, WayIn, create_app
 from sexton.gateway.http.limits import Buckets, Places, TooMany
+from sexton.gateway.http.open_requests import WATCH_EVERY
 from sexton.gateway.http.tokens import REMEMBERED
 from sexton.redaction import Redactor
 from waiting import PATIENCE
@@ -144,6 +146,69 @@ async def test_a_revoked_token_ends_its_browsers(bench: GatewayBench, owner: htt
         await owner.delete("tokens/editor")
         assert (await page.get("status")).status_code == 401
         assert (await page.get(f"http://127.0.0.1:7390{spare}")).status_code == 401
+
+
+async def silent(scope: Any, receive: Any, send: Any) -> None:
+    """Answers nothing, for ever."""
+    await anyio.sleep_forever()
+
+
+async def streaming(scope: Any, receive: Any, send: Any) -> None:
+    """Begins an answer that has no end."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"news", "more_body": True})
+    await anyio.sleep_forever()
+
+
+@pytest.mark.parametrize(("way", "answered"), [(silent, (401, b"")), (streaming, (200, b"news"))])
+@pytest.mark.parametrize("why", ["revoked here", "revoked by another gateway", "expired"])
+async def test_an_answer_that_lasts_ends_with_the_token_behind_it(
+    bench: GatewayBench, owner: httpx2.AsyncClient, why: str, way: Any, answered: tuple[int, bytes]
+) -> None:
+    token = await make(owner, "editor", scope="run", lasts=600)
+    other = await make(owner, "other", scope="run")
+    app = create_app(bench.gateway, gate=Gate(token=TOKEN), ways=[WayIn(path="/way", app=way, scope=Scope.RUN)])
+    gateway, keyring = bench.gateway, bench.gateway.keyring
+    assert keyring is not None
+    ended: dict[str, httpx2.Response] = {}
+
+    async def ask(said: str) -> None:
+        transport = httpx2.ASGITransport(app=app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:7390") as client:
+            ended[said] = await client.get("/way", headers=bearer(said), timeout=None)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(gateway.open_requests.keep_watch, keyring.caller_of_id, clock=bench.clock))
+        for said in (token, other, TOKEN):
+            tasks.start_soon(ask, said)
+        await bench.clock.advance(REMEMBERED + WATCH_EVERY)
+        assert ended == {}
+        match why:
+            case "revoked here":
+                await owner.delete("tokens/editor")
+            case "revoked by another gateway":
+                tokens = Tokens(bench.scheduling.database, clock=bench.clock, logins=Logins())
+                await tokens.revoke("editor")
+            case "expired":
+                await bench.clock.advance(600)
+        with anyio.fail_after(PATIENCE):
+            while not ended:
+                await bench.clock.advance(WATCH_EVERY)
+        assert list(ended) == [token]
+        answer = ended[token]
+        assert (answer.status_code, answer.content if answer.status_code == 200 else b"") == answered
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_token_is_made_only_for_profiles_that_there_are(bench: GatewayBench) -> None:
+    bench.gateway = replace(bench.gateway, profiles=lambda: {"coding": 1, "notes": 2})
+    async with client_of(bench.gateway) as owner:
+        assert await make(owner, "good", scope="run", profiles=["coding", "notes"])
+        for wrong, hint in (("codin", "did you mean 'coding'?"), ("zzz", "those of sexton.toml are: coding, notes")):
+            answer = await owner.post("tokens", json={"name": "bad", "profiles": ["notes", wrong]})
+            assert (answer.status_code, answer.json()["hint"]) == (400, hint)
+            assert answer.json()["detail"] == f"There is no profile {wrong!r}."
+        assert [token["name"] for token in (await owner.get("tokens")).json()] == ["good"]
 
 
 # Limits

@@ -32,11 +32,14 @@ max_sessions = 3
 input_timeout = "1m"
 max_body = "1KiB"
 close_streams_after = "50s"
+audit = false
 
 [profiles.coding]
 servers = ["git", "time"]
 allow = ["git__*"]
 deny = ["push"]
+prompts = { allow = ["git__commit*"] }
+resources = { deny = ["file:///etc/*"] }
 
 [profiles.all]
 """
@@ -48,9 +51,14 @@ deny = ["push"]
         input_timeout=60,
         max_body=1024,
         close_streams_after=50,
+        audit=False,
         profiles={
             "coding": Profile(
-                name="coding", servers=("git", "time"), tools=ToolFilter(allow=("git__*",), deny=("push",))
+                name="coding",
+                servers=("git", "time"),
+                tools=ToolFilter(allow=("git__*",), deny=("push",)),
+                prompts=ToolFilter(allow=("git__commit*",)),
+                resources=ToolFilter(deny=("file:///etc/*",)),
             ),
             "all": Profile(name="all"),
         },

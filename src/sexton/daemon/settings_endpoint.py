@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from sexton.daemon.settings_file import Count, PositiveDuration, Size, StrictTable, Text, read_table, valid_name
+from sexton.daemon.settings_file import (
+    Count,
+    PositiveDuration,
+    Size,
+    StrictTable,
+    Text,
+    ToolsTable,
+    read_table,
+    valid_name,
+)
 from sexton.daemon.settings_findings import Findings
 from sexton.daemon.settings_problems import did_you_mean
 from sexton.daemon.toml_lines import KeyPath
@@ -24,6 +33,7 @@ class EndpointTable(StrictTable):
     input_timeout: PositiveDuration = 600.0
     max_body: Size = 16 << 20
     close_streams_after: PositiveDuration | None = None
+    audit: bool = True
 
 
 class ProfileTable(StrictTable):
@@ -32,6 +42,8 @@ class ProfileTable(StrictTable):
     servers: list[Text] | None = None
     allow: list[Text] | None = None
     deny: list[Text] = Field(default_factory=list)
+    prompts: ToolsTable = ToolsTable()
+    resources: ToolsTable = ToolsTable()
 
 
 def read_endpoint(
@@ -47,6 +59,7 @@ def read_endpoint(
         input_timeout=table.input_timeout,
         max_body=table.max_body,
         close_streams_after=table.close_streams_after,
+        audit=table.audit,
         profiles={profile.name: profile for profile in _profiles(findings, profiles, servers)},
     )
 
@@ -68,5 +81,11 @@ def _profiles(findings: Findings, tables: Mapping[str, Any], servers: Mapping[st
         yield Profile(
             name=name,
             servers=None if table.servers is None else tuple(table.servers),
-            tools=ToolFilter(allow=None if table.allow is None else tuple(table.allow), deny=tuple(table.deny)),
+            tools=_filter(table),
+            prompts=_filter(table.prompts),
+            resources=_filter(table.resources),
         )
+
+
+def _filter(table: ProfileTable | ToolsTable) -> ToolFilter:
+    return ToolFilter(allow=None if table.allow is None else tuple(table.allow), deny=tuple(table.deny))

@@ -150,9 +150,15 @@ async def running_parts(
             redactor=redactor,
             metrics=metrics,
             limits=settings.http.limits,
+            profiles=lambda: endpoint.profiles,
         )
         endpoint = Endpoint(
-            pool, settings.endpoint, clock=clock, closing=gateway.closing, cutting_off=gateway.cutting_off
+            pool,
+            settings.endpoint,
+            clock=clock,
+            journal=journal,
+            closing=gateway.closing,
+            cutting_off=gateway.cutting_off,
         )
         await stack.enter_async_context(running(endpoint.run))
         relay = ModelRelay()

@@ -320,6 +320,7 @@ def create_app(
         ways=ways,
         limits=gateway.limits,
         clock=gateway.clock,
+        open_requests=gateway.open_requests,
     )
     return SafeHeaders(guard)
 

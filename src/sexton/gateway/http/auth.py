@@ -17,6 +17,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -36,6 +37,7 @@ from sexton.gateway.http.endpoint import WayIn
 from sexton.gateway.http.limits import Buckets, HttpLimits, Places, TooMany, bounded, too_large, too_many
 from sexton.gateway.http.listening import LOOPBACK_NAMES
 from sexton.gateway.http.logins import Logins, Session
+from sexton.gateway.http.open_requests import OpenRequests
 from sexton.gateway.http.pages import login_needed
 from sexton.gateway.http.parts import Keyring
 from sexton.gateway.http.problem import Problem, answer_edge, problem_of
@@ -131,8 +133,10 @@ class Guard:
         ways: Sequence[WayIn],
         limits: HttpLimits,
         clock: Clock,
+        open_requests: OpenRequests,
     ) -> None:
         self._app = app
+        self._open = open_requests
         self._limits = limits
         self._requests = Buckets(clock, rate=limits.rate, burst=limits.burst)
         self._failures = Buckets(clock, rate=limits.failures, burst=limits.failures_burst)
@@ -160,8 +164,12 @@ class Guard:
                 await self._refusal(connection, problem)(connection, receive, send)
             return
         try:
-            with self._places.one(_limited(connection["state"].get("caller"))):
-                await self._answer(app, connection, receive, send)
+            caller: Caller | None = connection["state"].get("caller")
+            with self._places.one(_limited(caller)):
+                if caller is None or caller.token is None:
+                    await self._answer(app, connection, receive, send)
+                else:
+                    await self._answer_while_valid(caller.token, app, connection, receive, send)
         except TooMany as problem:
             await self._refusal(connection, problem)(connection, receive, send)
 
@@ -179,6 +187,17 @@ class Guard:
             await app(connection, within, send)
         else:
             await _at_the_edge(app, connection, within, send)
+
+    async def _answer_while_valid(
+        self, token: str, app: ASGIApp, connection: Connection, receive: Receive, send: Send
+    ) -> None:
+        """End the answer when the token is revoked, or has expired."""
+        answer = _Begun(send)
+        with self._open.one(token) as scope:
+            await self._answer(app, connection, receive, answer)
+        if scope.cancelled_caught:
+            problem = _unauthorized("The token in the request is no longer valid.")
+            await answer.end(self._refusal(connection, problem), connection, receive)
 
     def _slowed_down(self, connection: Connection, problem: Problem) -> Problem:
         """Who tries tokens is told to wait; one that is right is still let in."""
@@ -245,6 +264,27 @@ class Guard:
         if caller is None:
             raise _unauthorized("The token in the request is not one of this server's, or no longer.")
         return caller
+
+
+@final
+class _Begun:
+    """Sends, and knows how far an answer has come."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._last: Message | None = None
+
+    async def __call__(self, message: Message) -> None:
+        self._last = message
+        await self._send(message)
+
+    async def end(self, refusal: Response, connection: Connection, receive: Receive) -> None:
+        """Refuse if nothing was said yet; else say no more, as far as HTTP allows that."""
+        if self._last is None:
+            await refusal(connection, receive, self._send)
+        elif self._last["type"] == "http.response.start" or self._last.get("more_body"):
+            with suppress(RuntimeError):  # the answer had promised a length: its connection is closed
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _limited(caller: Caller | None) -> str | None:

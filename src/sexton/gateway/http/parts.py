@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +19,7 @@ from sexton.gateway.http.caller import Caller
 from sexton.gateway.http.limits import HttpLimits
 from sexton.gateway.http.logins import Logins
 from sexton.gateway.http.metrics import Metrics
+from sexton.gateway.http.open_requests import OpenRequests
 from sexton.gateway.http.tokens import Tokens
 from sexton.gateway.memory_samples import MemorySamples
 from sexton.gateway.reap_documents import Sweep
@@ -223,6 +224,9 @@ class Gateway:
     """What the process trees used lately."""
     metrics: Metrics = field(default_factory=Metrics)
     channels: Channels | None = None
+    profiles: Callable[[], Collection[str]] | None = None
+    """The MCP profiles that there are now; None: nobody knows."""
+    open_requests: OpenRequests = field(default_factory=OpenRequests)
     closing: anyio.Event = field(default_factory=anyio.Event)
     """Set when the server begins to close: streams without end stop."""
     cutting_off: anyio.Event = field(default_factory=anyio.Event)

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -76,6 +77,9 @@ async def serve_http(
         tasks = await stack.enter_async_context(anyio.create_task_group())
         try:
             tasks.start_soon(server.run_on, listener)
+            if gateway.keyring is not None:
+                watch = partial(gateway.open_requests.keep_watch, gateway.keyring.caller_of_id, clock=gateway.clock)
+                tasks.start_soon(watch)
             with anyio.fail_after(10):
                 await server.serves.wait()
             certificate = None if listening.certificate is None else str(listening.certificate.resolve())

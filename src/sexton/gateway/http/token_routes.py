@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from typing import Annotated
@@ -16,7 +17,7 @@ from sexton.gateway.http.audit import about
 from sexton.gateway.http.body import RequestBody, read_body
 from sexton.gateway.http.caller import Scope, caller_of
 from sexton.gateway.http.parts import Gateway
-from sexton.gateway.http.problem import Problem
+from sexton.gateway.http.problem import Problem, bad_request
 from sexton.gateway.http.tokens import Token, Tokens
 
 MOST_PROFILES = 100
@@ -51,9 +52,13 @@ async def list_tokens(gateway: Gateway, _: Request) -> Sequence[TokenDocument]:
 
 
 async def create_token(gateway: Gateway, request: Request) -> Response:
-    """Make a token.  Its text is in this answer and nowhere else.  409 if a valid one has that name."""
+    """Make a token.  Its text is in this answer and nowhere else.  409 if a valid one has that name.
+
+    A profile that is not there is refused: it would be one more name to mistype, and a token that opens nothing.
+    """
     asked = await read_body(request, TokenRequest)
     about(request, asked.name)
+    _require_known(gateway, asked.profiles or ())
     token, text = await _tokens(gateway).create(
         asked.name, scope=asked.scope, profiles=asked.profiles, lasts=asked.lasts, by=caller_of(request).name
     )
@@ -81,6 +86,22 @@ def token_document(gateway: Gateway, token: Token) -> TokenDocument:
         last_used_at=used,
         revoked_at=revoked,
     )
+
+
+def _require_known(gateway: Gateway, profiles: Sequence[str]) -> None:
+    """Raise `Problem` 400 for a profile that there is none of."""
+    if gateway.profiles is None:
+        return
+    known = sorted(gateway.profiles())
+    for name in profiles:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            others = f"those of sexton.toml are: {', '.join(known)}" if known else f"write [profiles.{name}] first"
+            raise bad_request(
+                f"There is no profile {name!r}.",
+                hint=f"did you mean {nearest[0]!r}?" if nearest else others,
+                more={"nearest": nearest[0]} if nearest else None,
+            )
 
 
 def _tokens(gateway: Gateway) -> Tokens:

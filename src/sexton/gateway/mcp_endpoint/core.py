@@ -13,6 +13,7 @@ from mcp import MCPError
 from mcp_types import CLIENT_INFO_META_KEY, INTERNAL_ERROR, INVALID_REQUEST
 
 from sexton.clock import Clock
+from sexton.gateway.mcp_endpoint.call_audit import CallAudit
 from sexton.gateway.mcp_endpoint.endpoint_settings import EndpointSettings
 from sexton.gateway.mcp_endpoint.legacy_session import LegacySession
 from sexton.gateway.mcp_endpoint.methods import Methods
@@ -22,6 +23,7 @@ from sexton.gateway.mcp_endpoint.parked import ParkedCalls
 from sexton.gateway.mcp_endpoint.reply import Reply
 from sexton.gateway.mcp_endpoint.view import View
 from sexton.gateway.mcp_endpoint.wire import Params, notification
+from sexton.journal import Journal
 from sexton.mcp_servers import ServerPool
 
 _log = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class Core:
         settings: EndpointSettings,
         *,
         clock: Clock,
+        journal: Journal | None,
         closing: anyio.Event,
         cutting_off: anyio.Event,
     ) -> None:
@@ -57,6 +60,8 @@ class Core:
         self.cutting_off = cutting_off
         self.offers = Offers(pool)
         self.methods = Methods(self.offers, settings)
+        self.audit = CallAudit(journal, clock=clock, changes=self.offers.may_change)
+        self.audit.is_on = settings.audit
         self.parked = ParkedCalls(clock, settings.input_timeout)
         self.sessions: dict[str, LegacySession] = {}
         self.listeners: list[Listener] = []
@@ -87,6 +92,7 @@ class Core:
                 await self._keep_looking()
         finally:
             self._tasks = None
+            self.audit.tell_all()
             with anyio.CancelScope(shield=True):
                 for session in tuple(self.sessions.values()):
                     await self.end_session(session)
@@ -97,6 +103,7 @@ class Core:
         """Take over other settings; every client is told to look at its tools again."""
         self.settings = settings
         self.methods = Methods(self.offers, settings)
+        self.audit.is_on = settings.audit
         self._views.clear()
         for method in ("tools", "prompts", "resources"):
             self._tell(f"notifications/{method}/list_changed", lambda _: True)
@@ -135,8 +142,15 @@ class Core:
         if kind == "server" and not shown:
             raise MCPError(INVALID_REQUEST, _nothing_named("server", name, servers))
         profile = self.settings.profiles.get(name) if kind == "profile" else None
-        filters = {} if profile is None else {server: profile.filter_for(server) for server in shown}
-        return View(key=key, servers=shown, filters=filters)
+        if profile is None:
+            return View(key=key, servers=shown)
+        return View(
+            key=key,
+            servers=shown,
+            filters={server: profile.filter_for(server) for server in shown},
+            prompts={server: profile.prompts_for(server) for server in shown},
+            resources=profile.resources,
+        )
 
     # Clients
 
@@ -156,6 +170,7 @@ class Core:
             capabilities=capabilities,
             clock=self._clock,
             tasks=self.tasks,
+            audit=self.audit,
         )
         self.sessions[session.id] = session
         self._news.set()
@@ -176,7 +191,7 @@ class Core:
             if not await self._make_room():
                 return None
             client = self._modern[key] = ModernClient(
-                self._pool, owner=owner, key=key, name=str(name or ""), clock=self._clock
+                self._pool, owner=owner, key=key, name=str(name or ""), clock=self._clock, audit=self.audit
             )
             self._news.set()
         return client
@@ -237,6 +252,7 @@ class Core:
     async def _do_what_is_due(self) -> None:
         now = self._clock.monotonic()
         self.parked.end_overdue()
+        self.audit.tell_due()
         for session in tuple(self.sessions.values()):
             if not session.is_busy and now - session.used_at >= self.settings.idle_timeout:
                 _log.info("ended the session of %s: nothing was heard of it for long", session.holder)

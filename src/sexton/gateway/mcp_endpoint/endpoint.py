@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Final, Protocol, final
 
@@ -22,6 +23,7 @@ from sexton.gateway.mcp_endpoint.legacy_http import LegacyHttp
 from sexton.gateway.mcp_endpoint.modern_http import ModernHttp, is_modern
 from sexton.gateway.mcp_endpoint.reply import send_json
 from sexton.gateway.mcp_endpoint.wire import failure
+from sexton.journal import Journal
 from sexton.mcp_servers import ServerPool
 
 _log = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class Endpoint:
         settings: EndpointSettings,
         *,
         clock: Clock,
+        journal: Journal | None = None,
         closing: anyio.Event | None = None,
         cutting_off: anyio.Event | None = None,
     ) -> None:
@@ -59,6 +62,7 @@ class Endpoint:
             pool,
             settings,
             clock=clock,
+            journal=journal,
             closing=closing or anyio.Event(),
             cutting_off=cutting_off or anyio.Event(),
         )
@@ -72,6 +76,11 @@ class Endpoint:
     def configure(self, settings: EndpointSettings) -> None:
         """Take over other settings."""
         self.core.configure(settings)
+
+    @property
+    def profiles(self) -> Collection[str]:
+        """The names of the selections that there are."""
+        return self.core.settings.profiles.keys()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""

@@ -12,18 +12,24 @@ from sexton.mcp_servers import ToolFilter
 class Profile:
     """A named selection: `servers` None means all of them.
 
-    `tools` has names as clients see them, `server__tool`, where both parts may hold `*`, `?` and `[…]`; an entry
-    without `__` is for the tools of every server.
+    `tools` and `prompts` have names as clients see them, `server__name`, where both parts may hold `*`, `?` and
+    `[…]`; an entry without `__` is for every server.  `resources` has addresses, whichever server's they are; a
+    template counts by its text.
     """
 
     name: str
     servers: tuple[str, ...] | None = None
     tools: ToolFilter = field(default_factory=ToolFilter)
+    prompts: ToolFilter = field(default_factory=ToolFilter)
+    resources: ToolFilter = field(default_factory=ToolFilter)
 
     def filter_for(self, server: str) -> ToolFilter:
-        """What this profile lets through of one server, in that server's own names."""
-        allow = None if self.tools.allow is None else _entries_for(server, self.tools.allow)
-        return ToolFilter(allow=allow, deny=_entries_for(server, self.tools.deny))
+        """What this profile lets through of one server's tools, in that server's own names."""
+        return _filter_for(server, self.tools)
+
+    def prompts_for(self, server: str) -> ToolFilter:
+        """The same of its prompts."""
+        return _filter_for(server, self.prompts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +39,8 @@ class EndpointSettings:
     `idle_timeout` ends a client of whom nothing was heard for so long, `max_sessions` bounds how many there are,
     `input_timeout` is how long a call waits for a client that was asked something, `linger` how long a client keeps
     a server after its last use of it, `max_body` the largest message in bytes.  `close_streams_after` is how long the
-    stream of a call stays open before the client has to come back for the rest (None: as long as the call takes).
+    stream of a call stays open before the client has to come back for the rest (None: as long as the call takes),
+    `audit` whether calls of tools are told in the journal.
     """
 
     search_above: int = 100
@@ -42,8 +49,14 @@ class EndpointSettings:
     input_timeout: float = 600.0
     linger: float = 2.0
     close_streams_after: float | None = None
+    audit: bool = True
     max_body: int = 16 * 1024 * 1024
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+
+
+def _filter_for(server: str, said: ToolFilter) -> ToolFilter:
+    allow = None if said.allow is None else _entries_for(server, said.allow)
+    return ToolFilter(allow=allow, deny=_entries_for(server, said.deny))
 
 
 def _entries_for(server: str, entries: tuple[str, ...]) -> tuple[str, ...]:

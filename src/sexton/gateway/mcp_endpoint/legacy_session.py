@@ -17,6 +17,7 @@ from mcp_types.version import is_version_at_least
 
 from sexton.clock import Clock
 from sexton.errors import SextonError
+from sexton.gateway.mcp_endpoint.call_audit import CallAudit
 from sexton.gateway.mcp_endpoint.event_channel import EventChannel
 from sexton.gateway.mcp_endpoint.event_trail import KEPT_BYTES
 from sexton.gateway.mcp_endpoint.forwarding import forward_from_legacy
@@ -49,7 +50,9 @@ class LegacySession:
         capabilities: Params,
         clock: Clock,
         tasks: anyio.abc.TaskGroup,
+        audit: CallAudit,
     ) -> None:
+        self.audit = audit
         self.id = secrets.token_urlsafe(24)
         self.view_key = view_key
         self.owner = owner
@@ -263,9 +266,10 @@ class LegacyCall:
         session = self.session
         try:
             async with session.holding(server).using(self, log_level=session.log_level) as lease:
-                return await forward_from_legacy(
+                answer = forward_from_legacy(
                     lease, self, method, params, log_level=session.log_level, capabilities=session.capabilities
                 )
+                return await session.audit.of(session.owner, server, method, params, answer)
         except SextonError as error:
             raise rpc_error(error) from error
 

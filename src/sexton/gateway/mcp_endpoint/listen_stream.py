@@ -38,7 +38,8 @@ class ListenStream:
 
     def __init__(self, reply: Reply, request_id: str | int, view: View, wanted: Params) -> None:
         self.view = view
-        self.uris: list[str] = list(dict.fromkeys(wanted.get("resourceSubscriptions") or ()))
+        uris = dict.fromkeys(wanted.get("resourceSubscriptions") or ())
+        self.uris: list[str] = [uri for uri in uris if view.admits_resource(uri)]
         self._reply = reply
         self._meta = {SUBSCRIPTION_ID_META_KEY: request_id}
         self._flags = [flag for flag in _FLAGS if wanted.get(flag) is True]

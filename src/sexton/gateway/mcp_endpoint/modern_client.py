@@ -26,6 +26,7 @@ from mcp_types import (
 
 from sexton.clock import Clock
 from sexton.errors import SextonError
+from sexton.gateway.mcp_endpoint.call_audit import CallAudit
 from sexton.gateway.mcp_endpoint.forwarding import forward_from_modern
 from sexton.gateway.mcp_endpoint.holding import ClientPeer, Holding, Sink, release_quietly
 from sexton.gateway.mcp_endpoint.parked import ParkedCall, ParkedCalls
@@ -42,7 +43,8 @@ MAY_NEED_INPUT: Final = frozenset({"tools/call", "prompts/get", "resources/read"
 class ModernClient:
     """The servers that it holds.  Each call has a holding to itself, so that what a server asks is about that call."""
 
-    def __init__(self, pool: ServerPool, *, owner: str, key: str, name: str, clock: Clock) -> None:
+    def __init__(self, pool: ServerPool, *, owner: str, key: str, name: str, clock: Clock, audit: CallAudit) -> None:
+        self.audit = audit
         digest = hashlib.sha256(key.encode()).hexdigest()[:6]
         self.owner = owner
         self.key = key
@@ -180,7 +182,8 @@ class ModernCall:
         try:
             with self.client.borrowed(server, self.view, self.client_info, self.capabilities) as holding:
                 async with holding.using(sink, log_level=str(level) if level else None) as lease:
-                    return await _with_what_it_needs(holding.peer, forward_from_modern(lease, method, params))
+                    answer = _with_what_it_needs(holding.peer, forward_from_modern(lease, method, params))
+                    return await self.client.audit.of(self.client.owner, server, method, params, answer)
         except SextonError as error:
             raise rpc_error(error) from error
 

@@ -89,6 +89,11 @@ class Offers:
         known = self._pool.known_tools(server)
         return next((each.input_schema for each in known or () if each.name == tool), None)
 
+    def may_change(self, server: str, tool: str) -> bool:
+        """Say whether a tool may change something: all may but those that are declared to be read-only."""
+        known = next((each for each in self._pool.known_tools(server) or () if each.name == tool), None)
+        return known is None or known.annotations is None or not known.annotations.read_only_hint
+
     def _shown_tool(self, view: View, name: str) -> tuple[str, str] | None:
         for server in view.servers:
             for tool in self._pool.known_tools(server) or ():
@@ -118,18 +123,25 @@ class Offers:
 
         async def of(server: str) -> list[Raw]:
             listed = await self._list(exchange, server, "prompts/list")
-            return [{**prompt, "name": view.shown(server, prompt["name"])} for prompt in listed]
+            return [
+                {**prompt, "name": view.shown(server, prompt["name"])}
+                for prompt in listed
+                if view.admits_prompt(server, prompt["name"])
+            ]
 
         return _without_doubles(await self._gather(view, of))
 
     async def resources(self, exchange: Exchange) -> list[Raw]:
         """Return the resources of a view; their addresses are those of the servers."""
-        return await self._gather(exchange.view, lambda server: self._list(exchange, server, "resources/list"))
+        return await self._addresses(exchange, "resources/list", "uri")
 
     async def templates(self, exchange: Exchange) -> list[Raw]:
         """Return the resource templates of a view."""
-        method = "resources/templates/list"
-        return await self._gather(exchange.view, lambda server: self._list(exchange, server, method))
+        return await self._addresses(exchange, "resources/templates/list", "uriTemplate")
+
+    async def _addresses(self, exchange: Exchange, method: str, member: str) -> list[Raw]:
+        listed = await self._gather(exchange.view, lambda server: self._list(exchange, server, method))
+        return [each for each in listed if exchange.view.admits_resource(str(each.get(member)))]
 
     async def find_prompt(self, exchange: Exchange, name: str) -> tuple[str, str]:
         """Return the server and its own name of a prompt.  Raises MCPError."""
@@ -139,12 +151,17 @@ class Offers:
             await self.prompts(exchange)
             found = self._shown_prompt(view, name)
         found = found or view.split(name)
-        if found is None:
+        if found is None or not view.admits_prompt(*found):
             raise MCPError(INVALID_PARAMS, f"Unknown prompt: {name}")
         return found
 
     async def find_resource(self, exchange: Exchange, uri: str) -> Sequence[str]:
-        """Return the servers that may have a resource: the one that lists it, or whose template it fits, else all."""
+        """Return the servers that may have a resource: the one that lists it, or whose template it fits, else all.
+
+        Raises MCPError if the view does not have it.
+        """
+        if not exchange.view.admits_resource(uri):
+            raise MCPError(INVALID_PARAMS, f"Resource not found: {uri}", {"uri": uri})
         if exchange.view.single:
             return exchange.view.servers
         owner = self._owner(exchange.view, uri)

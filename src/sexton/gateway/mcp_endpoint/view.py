@@ -30,6 +30,8 @@ class View:
     key: str
     servers: tuple[str, ...]
     filters: Mapping[str, ToolFilter] = field(default_factory=dict)
+    prompts: Mapping[str, ToolFilter] = field(default_factory=dict)
+    resources: ToolFilter = field(default_factory=ToolFilter)
 
     @property
     def single(self) -> str | None:
@@ -57,3 +59,12 @@ class View:
         """Say whether this view has that tool; the server's own lists count besides."""
         allow = self.filters.get(server)
         return allow is None or allow.admits(tool)
+
+    def admits_prompt(self, server: str, prompt: str) -> bool:
+        """Say whether this view has that prompt."""
+        allow = self.prompts.get(server)
+        return allow is None or allow.admits(prompt)
+
+    def admits_resource(self, uri: str) -> bool:
+        """Say whether this view has the resource, or the template, of that address."""
+        return self.resources.admits(uri)
