@@ -195,6 +195,37 @@ def test_pictures_and_texts_go_along(seen: WatchedPage, model: ScriptedModel, tm
     assert base64.b64encode(PIXEL).decode() in str(model.requests[-1])
 
 
+def test_the_pictures_of_a_message_that_is_edited_are_kept_left_out_and_added_to(
+    seen: WatchedPage, model: ScriptedModel, tmp_path: Path
+) -> None:
+    (tmp_path / "dot.png").write_bytes(PIXEL)
+    model.will(say("A dot."))
+    page = seen.open("/chat")
+    page.set_input_files("#attach", [tmp_path / "dot.png"])
+    words(page).fill("what is it?")
+    page.get_by_role("button", name="Send", exact=True).click()
+    expect(page.locator(".prose")).to_have_text("A dot.")
+    page.get_by_role("button", name=re.compile("^Edit message")).click()
+    expect(page.locator("#files li")).to_have_text(re.compile("Picture 1"))
+    page.set_input_files("#attach", [tmp_path / "dot.png"])
+    expect(page.locator("#files li")).to_have_count(2)
+    picture(page, "edit-pictures")
+    model.will(say("Two dots."))
+    page.get_by_role("button", name="Send", exact=True).click()
+    expect(page.locator(".prose")).to_have_text("Two dots.")
+    expect(page.locator(".said-by.user img")).to_have_count(2)
+    page.get_by_role("button", name=re.compile("^Edit message")).click()
+    page.get_by_role("button", name="Leave Picture 2 out").click()
+    model.will(say("One dot."))
+    page.get_by_role("button", name="Send", exact=True).click()
+    expect(page.locator(".prose")).to_have_text("One dot.")
+    expect(page.locator(".said-by.user img")).to_have_count(1)
+    assert str(model.requests[-1]).count(base64.b64encode(PIXEL).decode()) == 1
+    page.get_by_role("button", name=re.compile("^Edit message")).click()
+    page.get_by_role("button", name="Leave it", exact=True).click()
+    expect(page.locator("#files li")).to_have_count(0)
+
+
 def test_conversations_are_listed_searched_and_deleted(seen: WatchedPage, model: ScriptedModel) -> None:
     model.will(say("The heron stood still."))
     page = begin(seen, "a bird story")

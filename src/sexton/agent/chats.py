@@ -12,7 +12,7 @@ import json
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, Literal, TypeAlias, final
@@ -33,7 +33,7 @@ from sexton.agent.conversation import (
 )
 from sexton.agent.conversation_store import ConversationStore
 from sexton.agent.events import TextDelta, TurnEnded, TurnEvent, TurnStarted
-from sexton.agent.messages import CallRecord, Message, Role, UserMessage
+from sexton.agent.messages import Attachment, CallRecord, Message, Role, UserMessage
 from sexton.agent.model_config import AgentConfig
 from sexton.agent.toolbox import OwnTool, ToolSource
 from sexton.agent.turn import Agent, TurnPlan, TurnResult
@@ -222,15 +222,25 @@ class Chats:
         await self._store.remove(conversation_id)
         await self._agent.files.forget(_holder(found))
 
-    async def retry(self, conversation_id: str, number: int, *, text: str | None = None) -> Turn:
+    async def retry(
+        self,
+        conversation_id: str,
+        number: int,
+        *,
+        text: str | None = None,
+        keep: Collection[int] | None = None,
+        more: tuple[Attachment, ...] = (),
+    ) -> Turn:
         """Put aside the user's message of that number and all that followed, and send it again, perhaps reworded.
 
-        What is under way is stopped first.  Raises UnknownConversation, UnknownMessage.
+        `keep` are the places of those of its images that stay (None: all), and `more` are added to them.  What is
+        under way is stopped first.  Raises UnknownConversation, UnknownMessage.
         """
         if lane := self._lanes.get(conversation_id):
             await self._stop_and_wait(lane)
         old = await self._store.replace_from(conversation_id, number)
-        said = UserMessage(old.text if text is None else text, old.images, old.author)
+        kept = tuple(image for place, image in enumerate(old.images) if keep is None or place in keep)
+        said = UserMessage(old.text if text is None else text, (*kept, *more), old.author)
         return await self.send(conversation_id, said)
 
     # Turns

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import quote
 
-from sexton.gateway.documents import JobDocument, ServerDocument, TreeDocument
+from sexton.gateway.documents import DeliveryDocument, JobDocument, ServerDocument, TreeDocument
+from sexton.gateway.figures import counted
 
 _STATES = {
     "failed": "bad",
@@ -32,10 +34,27 @@ class Concern:
     details: Sequence[str] = ()
 
 
+class Question(Protocol):
+    """What waits for a person."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def what(self) -> str: ...
+    @property
+    def who(self) -> str: ...
+
+
 def concerns_of(
-    servers: Iterable[ServerDocument], jobs: Iterable[JobDocument], trees: Iterable[TreeDocument]
+    servers: Iterable[ServerDocument],
+    jobs: Iterable[JobDocument],
+    trees: Iterable[TreeDocument],
+    questions: Iterable[Question] = (),
+    undelivered: Sequence[DeliveryDocument] = (),
 ) -> Sequence[Concern]:
-    found = [*_of_trees(trees), *_of_servers(servers), *_of_jobs(jobs)]
+    """`undelivered` are the deliveries that failed lately, the latest first."""
+    asked, unsent = _of_questions(questions), _of_deliveries(undelivered)
+    found = [*_of_trees(trees), *_of_servers(servers), *_of_jobs(jobs), *asked, *unsent]
     return sorted(found, key=lambda concern: concern.tone != "bad")
 
 
@@ -78,6 +97,26 @@ def _of_jobs(jobs: Iterable[JobDocument]) -> Iterator[Concern]:
         target = f"/runs/{run['id']}"
         key = f"job-{job['name']}"
         yield Concern(key=key, tone=tone, subject=job["name"], text=text, target=target, details=lines[1:2])
+
+
+def _of_questions(questions: Iterable[Question]) -> Iterator[Concern]:
+    for one in questions:
+        text = f"waits for a yes or no, for {one.who}"
+        yield Concern(key=f"asked-{one.id}", tone="warn", subject=one.what, text=text, target="/approvals")
+
+
+def _of_deliveries(undelivered: Sequence[DeliveryDocument]) -> Iterator[Concern]:
+    if undelivered:
+        last = undelivered[0]
+        count = counted(len(undelivered), "delivery", "deliveries")
+        lines = _lines(last["error"])
+        yield Concern(
+            key="deliveries",
+            tone="warn",
+            subject=last["target"],
+            text=f"{count} failed in the last 24 hours{': ' + lines[0] if lines else ''}",
+            target="/deliveries?state=failed",
+        )
 
 
 def _lines(text: str | None) -> Sequence[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sexton.agent import Attachment, ConversationRecord, Message, NoModel, Role, TurnRow, TurnState
+from sexton.gateway.dashboard.approvals import Asked, pending
 from sexton.gateway.dashboard.markdown import markdown
 from sexton.gateway.dashboard.viewer import Viewer
 from sexton.gateway.http import Gateway
@@ -57,7 +58,14 @@ async def _beside(gateway: Gateway, request: Request) -> dict[str, Any]:
         "found": [one.as_json() for one in found],
         "chats": [one.as_json() for one in await gateway.chats.list(limit=MOST_LISTED)],
         "no_model": _no_model(gateway),
+        "elsewhere": await _elsewhere(gateway, request),
     }
+
+
+async def _elsewhere(gateway: Gateway, request: Request) -> Sequence[Asked]:
+    """What waits for a person and is not asked in this very chat, where it is shown already."""
+    here = f"/chat/{request.path_params.get('conversation')}"
+    return [one for one in await pending(gateway) if one.target != here]
 
 
 def _no_model(gateway: Gateway) -> NoModel | None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
 from starlette.requests import Request
 
+from sexton.gateway.dashboard.approvals import pending
 from sexton.gateway.dashboard.attention import concerns_of
 from sexton.gateway.dashboard.run_times import read_timeline
 from sexton.gateway.dashboard.tree_rows import tree_rows
 from sexton.gateway.dashboard.viewer import Viewer
 from sexton.gateway.dashboard.wording import tell
-from sexton.gateway.documents import JobDocument, RunCountDocument
+from sexton.gateway.deliveries import DeliveryState
+from sexton.gateway.documents import DeliveryDocument, JobDocument, RunCountDocument
 from sexton.gateway.http import Gateway
+from sexton.gateway.http.deliveries import delivery_document
 from sexton.gateway.http.event_stream import wanted_events
 from sexton.gateway.http.jobs import list_jobs
 from sexton.gateway.http.processes import list_processes
@@ -46,12 +49,23 @@ async def load(gateway: Gateway, request: Request, viewer: Viewer) -> Mapping[st
         "next_job": _next(jobs),
         "active": Counter(run["state"] for job in jobs for run in job["active_runs"]),
         "day": _states([count_document(count) for count in counts]),
-        "concerns": concerns_of(servers, jobs, processes["trees"]),
+        "concerns": concerns_of(
+            servers,
+            jobs,
+            processes["trees"],
+            await pending(gateway),
+            await _undelivered(gateway, since=viewer.now - timedelta(days=1)),
+        ),
         "rows": tree_rows(gateway, processes["trees"], servers, jobs, now=viewer.now),
         "memory": sum(tree["memory"] or 0 for tree in processes["trees"]),
         "timeline": timeline,
         "events": tell(gateway, islice(wanted_events(gateway.journal, kinds=_TOLD), 14), jobs),
     }
+
+
+async def _undelivered(gateway: Gateway, *, since: datetime) -> Sequence[DeliveryDocument]:
+    failed = await gateway.deliveries.deliveries(states=(DeliveryState.FAILED,), limit=100)
+    return [delivery_document(one) for one in failed if one.ended_at is not None and one.ended_at >= since]
 
 
 def _next(jobs: Sequence[JobDocument]) -> JobDocument | None:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from sexton.errors import SextonError
-from sexton.gateway.dashboard import chat, jobs, overview, processes, records, runs, servers
+from sexton.gateway.dashboard import approvals, chat, deliveries, jobs, overview, processes, records, runs, servers
 from sexton.gateway.dashboard.assets import answer_asset
 from sexton.gateway.dashboard.rendering import Renderer
 from sexton.gateway.dashboard.viewer import Viewer, viewer_of
@@ -47,6 +47,9 @@ PAGES = (
     Page(path="/servers/{server}", template="server.html", load=servers.load_one, section="servers"),
     Page(path="/chat", template="chat.html", load=chat.load, section="chat"),
     Page(path="/chat/{conversation}", template="chat.html", load=chat.load_one, section="chat"),
+    Page(path="/approvals", template="approvals.html", load=approvals.load, section="approvals"),
+    Page(path="/deliveries", template="deliveries.html", load=deliveries.load, section="deliveries"),
+    Page(path="/deliveries/{delivery}", template="delivery.html", load=deliveries.load_one, section="deliveries"),
     Page(path="/journal", template="journal.html", load=records.load_journal, section="journal"),
     Page(path="/doctor", template="doctor.html", load=records.load_doctor, section="doctor"),
 )

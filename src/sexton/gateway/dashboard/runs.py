@@ -26,7 +26,7 @@ async def load(gateway: Gateway, request: Request, viewer: Viewer) -> Mapping[st
     """Query: `job`, `state`, `before` as in the API; `span` of the timeline."""
     query = request.query_params
     jobs = await list_jobs(gateway, request)
-    runs = await list_runs(gateway, _without_empty(request))
+    runs = await list_runs(gateway, without_empty(request))
     return {
         "runs": runs,
         "more": runs[-1]["id"] if len(runs) == _PAGE else None,
@@ -39,8 +39,8 @@ async def load(gateway: Gateway, request: Request, viewer: Viewer) -> Mapping[st
     }
 
 
-def _without_empty(request: Request) -> Request:
-    """A form sends what is not chosen as nothing; the API takes nothing for a name."""
+def without_empty(request: Request) -> Request:
+    """The request without what was not chosen, which a form sends as nothing; the API takes nothing for a name."""
     kept = "&".join(part for part in request.url.query.split("&") if part and not part.endswith("="))
     return Request({**request.scope, "query_string": kept.encode()}, request.receive)
 

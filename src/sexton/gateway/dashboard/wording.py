@@ -102,5 +102,11 @@ def event_target(event: EventDocument) -> str | None:
             return f"/servers/{quote(event['subject'], safe='')}"
         case "containment":
             return "/processes"
+        case "approval":
+            return "/approvals"
+        case "delivery" if isinstance(delivery := data.get("delivery"), int):
+            return f"/deliveries/{delivery}"
+        case "turn" if isinstance(conversation := data.get("conversation"), str):
+            return f"/chat/{quote(conversation, safe='')}"
         case _:
             return None

@@ -104,10 +104,15 @@ class MessageRequest(RequestBody):
 
 
 class RetryRequest(RequestBody):
-    """Say the user's message of that number again, perhaps in other words; what followed it is put aside."""
+    """Say the user's message of that number again, perhaps in other words; what followed it is put aside.
+
+    `keep` are the places (from 0) of those of its images that stay, all if it is not given; `images` are added.
+    """
 
     number: int = Field(ge=1)
     text: str | None = None
+    keep: list[int] | None = None
+    images: list[ImageRequest] = Field(default_factory=list)
 
 
 class AnswerRequest(RequestBody):
@@ -197,7 +202,13 @@ async def stop_turn(gateway: Gateway, request: Request) -> dict[str, bool]:
 async def retry_message(gateway: Gateway, request: Request) -> TurnDocument:
     """Say an earlier message again."""
     asked = await read_body(request, RetryRequest)
-    turn = await gateway.chats.retry(request.path_params["conversation"], asked.number, text=asked.text)
+    turn = await gateway.chats.retry(
+        request.path_params["conversation"],
+        asked.number,
+        text=asked.text,
+        keep=asked.keep,
+        more=tuple(map(_attachment, asked.images)),
+    )
     return turn_document(turn.id)
 
 

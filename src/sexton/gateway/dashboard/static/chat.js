@@ -124,38 +124,34 @@ function askPerson({ approval, kind, server, tool, question, expires_at }) {
   const what = { call: `May ${box.dataset.about} be called?`, elicitation: `${server} asks for input`, sampling: `${server} wants to ask the model` };
   box.append(make("h2", what[kind] ?? kind));
   if (question.message) box.append(make("p", question.message));
-  const fields = kind === "elicitation" ? inputs(box, question) : null;
-  if (!fields) box.append(make("pre", JSON.stringify(question.arguments ?? question, null, 2)));
+  if (question.url) box.append(make("p", question.url, "plain-text"));
+  if (kind !== "elicitation") box.append(make("pre", JSON.stringify(question.arguments ?? question, null, 2)));
   box.append(make("small", `A "no" if nobody answers by ${new Date(expires_at).toLocaleTimeString("en-GB")}.`));
-  if (talk().dataset.may === "answer") {
+  if (talk().dataset.may !== "answer") box.append(make("p", "Who has the scope admin can answer.", "dim"));
+  else if (kind === "elicitation") addForm(box, approval);
+  else {
     const row = box.appendChild(make("div", "", "row"));
-    const yes = row.appendChild(make("button", fields ? "Send" : "Yes", "primary"));
+    const yes = row.appendChild(make("button", "Yes", "primary"));
     const no = row.appendChild(make("button", "No"));
     yes.type = no.type = "button";
-    yes.addEventListener("click", () => answer(box, approval, { yes: true, ...(fields ? { content: valuesOf(fields) } : {}) }));
+    yes.addEventListener("click", () => answer(box, approval, { yes: true }));
     no.addEventListener("click", () => answer(box, approval, { yes: false }));
-  } else box.append(make("p", "Who has the scope admin can answer.", "dim"));
+  }
   now().append(box);
 }
 
-function inputs(box, question) {
-  const properties = question.schema?.properties ?? {};
-  return Object.entries(properties).map(([name, shape]) => {
-    const label = box.appendChild(make("label", shape.title || name, "field"));
-    const field = label.appendChild(document.createElement(shape.enum ? "select" : "input"));
-    for (const one of shape.enum ?? []) field.append(new Option(one, one));
-    if (shape.type === "boolean") field.type = "checkbox";
-    else if (!shape.enum) field.type = ["number", "integer"].includes(shape.type) ? "number" : "text";
-    if (shape.description) label.append(make("small", shape.description));
-    return [name, shape, field];
-  });
-}
-
-function valuesOf(fields) {
-  const filled = fields.filter(([, shape, field]) => shape.type === "boolean" || field.value !== "");
-  return Object.fromEntries(
-    filled.map(([name, shape, field]) => [name, shape.type === "boolean" ? field.checked : ["number", "integer"].includes(shape.type) ? Number(field.value) : field.value]),
-  );
+// The form that the page of the approvals has for it: it knows the schema, and what is needed.
+async function addForm(box, approval) {
+  try {
+    const page = await (await fetch("/approvals", { headers: { accept: "text/html" } })).text();
+    const form = new DOMParser().parseFromString(page, "text/html").getElementById(`answer-${approval}`);
+    if (!form) return;
+    const atEnd = isAtEnd();
+    box.append(document.adoptNode(form));
+    if (atEnd) toEnd();
+  } catch (error) {
+    tellFailure(error);
+  }
 }
 
 async function answer(box, approval, said) {
@@ -238,7 +234,7 @@ async function readFile(file) {
     const bytes = new Uint8Array(await file.arrayBuffer());
     let binary = "";
     for (let at = 0; at < bytes.length; at += 8192) binary += String.fromCharCode(...bytes.subarray(at, at + 8192));
-    return { name: file.name, image: { media_type: file.type, data: btoa(binary), name: file.name } };
+    return { name: file.name, shown: `data:${file.type};base64,${btoa(binary)}`, image: { media_type: file.type, data: btoa(binary), name: file.name } };
   }
   const text = await file.text();
   if (text.includes("\0") || text.includes("\uFFFD")) throw new Error(`${file.name} is neither a picture nor text.`);
@@ -249,7 +245,13 @@ async function readFile(file) {
 function showFiles() {
   byId("files").replaceChildren(
     ...files.map((file) => {
-      const item = make("li", `${file.name} `);
+      const item = make("li");
+      if (file.shown) {
+        const small = item.appendChild(document.createElement("img"));
+        small.src = file.shown;
+        small.alt = "";
+      }
+      item.append(`${file.name} `);
       const away = item.appendChild(make("button", "×", "quiet"));
       away.type = "button";
       away.setAttribute("aria-label", `Leave ${file.name} out`);
@@ -267,13 +269,13 @@ async function say() {
   const texts = files.filter((file) => file.text !== undefined).map((file) => `\n\n${file.name}:\n${file.text}`);
   const text = (field.value.trim() + texts.join("")).trim();
   const images = files.filter((file) => file.image).map((file) => file.image);
-  if (!text && !images.length) return;
+  if (!text && !images.length && !files.some((file) => file.kept !== undefined)) return;
   byId("send").disabled = true;
   try {
     const isNew = !talk().dataset.chat;
     const chat = talk().dataset.chat || (await ask("POST", "/api/v1/conversations", { way: "web" })).id;
     const path = `/api/v1/conversations/${encodeURIComponent(chat)}`;
-    if (editing) await ask("POST", `${path}/retry`, { number: editing, text });
+    if (editing) await ask("POST", `${path}/retry`, { number: editing, text, images, keep: files.filter((file) => file.kept !== undefined).map((file) => file.kept) });
     else await ask("POST", `${path}/messages`, { text, images, when_busy: byId("when-busy").value });
     if (isNew) return location.assign(`/chat/${encodeURIComponent(chat)}`);
     files = [];
@@ -296,8 +298,11 @@ async function stop() {
   }
 }
 
-function edit(number, text) {
+// The pictures of a message that is edited stand among the files, and can be left out there.
+function edit(number, text, pictures = []) {
   editing = number;
+  files = [...files.filter((file) => file.kept === undefined), ...pictures];
+  showFiles();
   byId("editing").hidden = !number;
   byId("words").value = text;
   byId("words").focus();
@@ -307,7 +312,9 @@ async function clicked(event) {
   const button = event.target.closest("[data-edit], [data-retry]");
   if (!button) return;
   if (button.dataset.edit) {
-    edit(Number(button.dataset.edit), button.closest("article").querySelector(".plain-text").textContent);
+    const said = button.closest("article");
+    const pictures = [...said.querySelectorAll("img[data-place]")].map((one, at) => ({ name: `Picture ${at + 1}`, kept: Number(one.dataset.place), shown: one.src }));
+    edit(Number(button.dataset.edit), said.querySelector(".plain-text").textContent, pictures);
     return;
   }
   try {

@@ -6,9 +6,9 @@ export function offerForms() {
     if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
   });
   document.addEventListener("submit", (event) => {
-    if (event.target.matches("form.try")) {
+    if (event.target.matches("form.try, form.answer")) {
       event.preventDefault();
-      tryTool(event.target);
+      event.target.matches(".try") ? tryTool(event.target) : answerQuestion(event.target);
     }
   });
   const job = document.getElementById("job-form");
@@ -57,6 +57,25 @@ async function tryTool(form) {
   }
 }
 
+// What a server asks a person
+
+async function answerQuestion(form) {
+  const send = form.querySelector("button.primary");
+  clearMarks(form);
+  try {
+    const content = argumentsOf(form);
+    send.disabled = true;
+    await ask("POST", `/api/v1/approvals/${encodeURIComponent(form.dataset.approval)}`, { yes: true, content });
+    toast(form.dataset.done);
+  } catch (error) {
+    if (error instanceof BadField) mark(error.field, error.message);
+    else tellFailure(error);
+  } finally {
+    send.disabled = false;
+    document.dispatchEvent(new CustomEvent("sexton:refresh"));
+  }
+}
+
 function showResult(form, text, whole, bad) {
   const place = form.querySelector(".result");
   place.hidden = false;
@@ -82,7 +101,7 @@ function put(target, path, value) {
 
 function valueOf(field) {
   const text = field.value;
-  if (field.dataset.kind === "text" && field.required) return text;
+  if (field.dataset.kind === "text" && field.required && field.closest("form.try")) return text; // an empty text is one, too
   if (text.trim() === "") {
     if (field.required) throw new BadField(field, "This is needed.");
     return undefined;
