@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 from hypothesis import given
@@ -11,11 +12,12 @@ from hypothesis import strategies as st
 
 from fake_clock import FakeClock, settle
 from scheduling import Work, every, running
+from sexton.daemon.node import last_resort, place_of
 from sexton.database import DatabaseError, Failure
 from sexton.scheduler import OnInterrupted, RunState, RunStore
 from sexton.scheduler.claim import Claimer
 from sexton.scheduler.gateways import GONE_FOR, Beats, Gateway, this_gateway
-from sexton.scheduler.lease import BEAT_EVERY, KILL_AFTER, ONE_MACHINE, SEVERAL_MACHINES, Hold
+from sexton.scheduler.lease import BEAT_EVERY, GIVE_UP_AFTER, KILL_AFTER, ONE_MACHINE, SEVERAL_MACHINES, Hold
 
 SECONDS = st.integers(0, 10_000)
 # SIGKILL after the fence and the proof that nothing is left; and far more than any two clocks differ.
@@ -153,3 +155,35 @@ async def test_a_database_that_is_away_for_a_minute_ends_no_work_and_settles_nob
         assert one.work.cancelled == two.work.cancelled == []
         assert one.events("node.cut_off") == two.events("node.cut_off") == []
         await settle()
+
+
+def test_a_gateway_whose_event_loop_hangs_ends_itself() -> None:
+    """Nobody ends the work after the fence: the thread does, with the process."""
+    now, given_up = [0.0], Event()
+    hold = Hold(SEVERAL_MACHINES, now=0.0)
+    with last_resort(hold, now=lambda: now[0], give_up=given_up.set):
+        now[0] = 75.0 + GIVE_UP_AFTER + 1.0
+        assert given_up.wait(60)
+
+
+def test_a_gateway_that_has_ended_its_work_lives_on() -> None:
+    now, asked, gave_up = [200.0], Event(), list[bool]()
+    hold = Hold(SEVERAL_MACHINES, now=0.0)
+    hold.is_given_up = True
+
+    def read() -> float:
+        asked.set()
+        return now[0]
+
+    with last_resort(hold, now=read, give_up=lambda: gave_up.append(True)):
+        assert asked.wait(60)
+    assert gave_up == []
+    hold.renewed(200.0)
+    assert not hold.is_given_up
+    assert KILL_AFTER + 2.0 < GIVE_UP_AFTER < SEVERAL_MACHINES.settle_after - 75.0 - 10.0
+
+
+def test_the_place_of_a_data_folder_lasts_and_is_no_other_ones(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    assert place_of(tmp_path / "one") == place_of(tmp_path / "one") != place_of(tmp_path / "two")

@@ -29,6 +29,7 @@ from sexton.agent import (
 )
 from sexton.clock import Clock
 from sexton.containment import Boundary, Containment, TreeStatus, examine, list_orphans
+from sexton.daemon.node import engine_for, last_resort, lease_for, place_of, uptime
 from sexton.daemon.references import ReferenceFails
 from sexton.daemon.settings import Settings, resolve_action
 from sexton.database import Database
@@ -84,6 +85,9 @@ async def running_parts(
     anything is swept and proven gone.
     """
     node, redactor = settings.node.name, redactor or Redactor(settings.secrets)
+    capacity = settings.node.capacity or settings.concurrency
+    lease = lease_for(settings.database)
+    is_shared = lease.fence_after is not None
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(running(partial(metrics.follow, journal)))
@@ -106,18 +110,28 @@ async def running_parts(
         await change_targets(deliveries, {}, settings.targets, clock=clock)
         await stack.enter_async_context(running(deliveries.run))
         agent = agent_of(settings, pool, database, journal=journal, clock=clock, data_dir=data_dir)
+        offer = Offer(name=node, labels=settings.node.labels, servers=pool.servers if is_shared else None)
+        engine = engine_for(settings.database, capacity=capacity, offer=offer, clock=clock)
+        if engine is not None:
+            await database.write(engine.prepare)
         scheduler = Scheduler(
-            RunStore(database, at_end=queue_run),
+            RunStore(database, at_end=queue_run, engine=engine),
             perform_of(settings, pool, containment, agent, redactor),
             clock=clock,
             journal=journal,
-            limits=Limits(overall=settings.node.capacity or settings.concurrency, per_resource=settings.resources),
+            limits=Limits(overall=capacity, per_resource=settings.resources),
             after_tick=lambda: sweep_orphans(containment, journal),
             node=node,
-            offer=Offer(name=node, labels=settings.node.labels),
-            describe=partial(describe_node, settings, pool, containment.trees),
+            offer=offer,
+            place=place_of(data_dir) if is_shared else None,
+            lease=lease,
+            uptime=uptime,
+            on_cut_off=containment.kill_all,
+            describe=partial(describe_node, settings, pool, containment.trees if is_shared else tuple),
             redactor=redactor,
         )
+        if is_shared:
+            stack.enter_context(last_resort(scheduler.hold))
         await scheduler.replace_config_jobs(settings.jobs)
         own_tools = SextonTools(
             scheduler, MemoryStore(database), pool, deliveries, clock=clock, config=lambda: agent.config

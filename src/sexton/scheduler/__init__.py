@@ -39,6 +39,7 @@ from sexton.scheduler.job import (
 )
 from sexton.scheduler.job_document import check_job, from_document, to_document
 from sexton.scheduler.job_rows import JobChanges
+from sexton.scheduler.lease import GIVE_UP_AFTER, ONE_MACHINE, SEVERAL_MACHINES, Hold, LeaseTimes
 from sexton.scheduler.needs import Need, Offer
 from sexton.scheduler.node_rows import NodeStatus, UnknownNode
 from sexton.scheduler.rows import AtEnd
@@ -47,6 +48,9 @@ from sexton.scheduler.run_store import RunStore
 from sexton.scheduler.timetable import next_starts
 
 __all__ = [
+    "GIVE_UP_AFTER",
+    "ONE_MACHINE",
+    "SEVERAL_MACHINES",
     "At",
     "AtEnd",
     "CallState",
@@ -57,9 +61,11 @@ __all__ = [
     "EmbeddedEngine",
     "Engine",
     "Every",
+    "Hold",
     "Job",
     "JobChanges",
     "JobStatus",
+    "LeaseTimes",
     "Limits",
     "LogLine",
     "Need",

@@ -523,6 +523,7 @@ class Scheduler:
             await self._clock.sleep(KILL_AFTER)
             if self._is_cut_off:
                 self._on_cut_off()
+                self.hold.is_given_up = True
 
     def _be_back(self) -> None:
         self._is_cut_off = False

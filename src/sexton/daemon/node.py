@@ -1,0 +1,112 @@
+"""This gateway as one of several on a database on PostgreSQL: its engine, its place, and its last resort.
+
+On SQLite there is one gateway per database and machine, and none of this is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
+from typing import Protocol, cast
+
+from sqlalchemy import Connection
+
+from sexton.clock import Clock
+from sexton.daemon.data_folder import cannot_write
+from sexton.database import Location, PostgresUrl
+from sexton.errors import UsageError
+from sexton.scheduler import GIVE_UP_AFTER, ONE_MACHINE, SEVERAL_MACHINES, Engine, Hold, LeaseTimes, Offer
+
+LOG = logging.getLogger(__name__)
+GAVE_UP = 70
+"""EX_SOFTWARE of sysexits(3): a service manager starts the gateway again."""
+
+
+class SharedEngine(Engine, Protocol):
+    def prepare(self, connection: Connection) -> None:
+        """Once, before `work`, in a transaction that writes."""
+        ...
+
+
+def engine_for(location: Location | None, *, capacity: int, offer: Offer, clock: Clock) -> SharedEngine | None:
+    """What distributes runs between the nodes; None: nothing has to, there is one.  Raises UsageError."""
+    if not isinstance(location, PostgresUrl):
+        return None
+    try:
+        # Only now: who keeps its data in SQLite has neither Procrastinate nor its driver.
+        module = importlib.import_module("sexton.scheduler.procrastinate_engine")
+    except ImportError as error:
+        raise UsageError(
+            "Runs on several nodes need Procrastinate, which cannot be loaded.",
+            hint=f"install it: pip install 'sexton[postgres]' ({error})",
+        ) from error
+    engine = module.ProcrastinateEngine(location.text, capacity=capacity, offer=offer, clock=clock)
+    return cast("SharedEngine", engine)
+
+
+def lease_for(location: Location | None) -> LeaseTimes:
+    return SEVERAL_MACHINES if isinstance(location, PostgresUrl) else ONE_MACHINE
+
+
+def uptime() -> float:
+    """Seconds on a clock that goes on while the machine is suspended (CLOCK_BOOTTIME of clock_gettime(2))."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def place_of(data_dir: Path) -> str:
+    """Names this data folder on this machine: whoever holds it after us knows that we are gone."""
+    path = data_dir / "node-id"
+    try:
+        with suppress(FileExistsError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(uuid.uuid4().hex)
+        return f"{_machine_id()}:{path.read_text().strip()}:{data_dir.resolve()}"
+    except OSError as problem:
+        raise cannot_write(data_dir, problem) from problem
+
+
+def _machine_id() -> str:
+    try:
+        return Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        return ""
+
+
+@contextmanager
+def last_resort(
+    hold: Hold, *, now: Callable[[], float] = uptime, give_up: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """A thread that ends this process when its claims are long over and its event loop has not ended the work.
+
+    Every tree ends with the process: the kernel closes our ends of the lifelines.
+    """
+    over = Event()
+    watch = partial(_watch, hold, over, now, give_up or _end_process)
+    thread = Thread(target=watch, name="last-resort", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _watch(hold: Hold, over: Event, now: Callable[[], float], give_up: Callable[[], None]) -> None:
+    while not over.wait(1.0):
+        if hold.left(now()) < -GIVE_UP_AFTER and not hold.is_given_up:
+            give_up()
+            return
+
+
+def _end_process() -> None:
+    LOG.critical("the work of this node could not be ended after it lost its claim; the gateway ends itself")
+    os._exit(GAVE_UP)
