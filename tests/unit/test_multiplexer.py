@@ -378,12 +378,13 @@ async def test_a_call_does_not_time_out_while_its_holder_is_asked(stage: Stage) 
             await stage.settled()
             stage.mux.receive({"id": "q", "method": "elicitation/create", "params": {}})
             await stage.settled()
-            move(25)
-            await settle()
+            for _ in range(25):
+                move(1)
+                await settle()
             assert running.outcomes == {}
             a.answer_now.set()
             await stage.settled()
-            move(21)
+            move(20.5)
             while "work" not in running.outcomes:
                 await anyio.lowlevel.checkpoint()
             assert isinstance(running.outcomes["work"], CallTimedOut)
