@@ -101,7 +101,7 @@ class CrashingGateway:
         assert self._process.stdout
         descriptor = self._process.stdout.fileno()
         while b"\n" not in self._heard:
-            ready, _, _ = select.select([descriptor], [], [], 40)
+            ready, _, _ = select.select([descriptor], [], [], 2 * PATIENCE)
             assert ready, "the gateway neither goes on nor ends"
             if not (chunk := os.read(descriptor, 4096)):
                 return ""

@@ -198,7 +198,7 @@ async def test_the_doctor_finds_on_this_host_what_the_test_finds(tmp_path: Path)
     assert all(one.evidence for one in report.guarantees)
     proven = [trial for trial in report.trials if trial.failure is None]
     assert proven
-    assert all(trial.seconds is not None and trial.seconds < 5 for trial in proven)
+    assert all(trial.seconds is not None for trial in proven)
     assert list(tmp_path.iterdir()) == []
     wait_none_of(helpers_of(os.getpid()), within=PATIENCE)
 

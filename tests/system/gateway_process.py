@@ -22,7 +22,7 @@ SERVER = Path(__file__).with_name("stdio_server.py")
 JOIN = 'echo $$ > "$0" && exec "$@"'
 
 
-def wait_for(condition: Callable[[], Any], *, within: float, what: str) -> Any:
+def wait_for(condition: Callable[[], Any], *, within: float = PATIENCE, what: str) -> Any:
     """What `condition` answers as soon as that is true.  Raises AssertionError after `within` seconds."""
     deadline = time.monotonic() + within
     while not (found := condition()):

@@ -123,19 +123,20 @@ at = "start"
 command = ["no-such-program"]
 
 [jobs.killed-in-call]
-at = "start + 2s"
 call = "small.die"
 """
     ).up()
     errors = {
         job: gateway.wait_event("run.ended", subject=job, state="failed")["data"]["error"]
-        for job in ("missing", "dies", "no-such-tool", "no-such-command", "killed-in-call")
+        for job in ("missing", "dies", "no-such-tool", "no-such-command")
     }
+    gateway.cli("jobs", "run", "killed-in-call")
+    killed = gateway.wait_event("run.ended", subject="killed-in-call", state="failed")["data"]["error"]
     assert "no-such-program" in errors["missing"]
     assert "TOKEN_is_not_set" in errors["dies"]
     assert "echo" in errors["no-such-tool"]
     assert "no-such-program" in errors["no-such-command"]
-    assert "I was told to die" in errors["killed-in-call"]
+    assert "I was told to die" in killed
     assert "Traceback" not in gateway.output()
     gateway.stop()
 

@@ -76,7 +76,7 @@ class Machine:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         assert "Traceback" not in done.stderr
@@ -110,7 +110,9 @@ class Machine:
         return (self.folder / "up.log").read_text()
 
 
-def wait_for(condition: Callable[[], Any], told: Callable[[], object] = lambda: "", *, seconds: float = 20) -> Any:
+def wait_for(
+    condition: Callable[[], Any], told: Callable[[], object] = lambda: "", *, seconds: float = PATIENCE
+) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, told()
@@ -167,7 +169,7 @@ def test_following_a_run_that_is_cancelled_by_somebody_else(machine: Machine) ->
         )  # fmt: skip
         wait_for(lambda: machine.json("runs", "--state", "running"))
         run = machine.json("runs", "--state", "running")[0]
-        assert machine.json("ps")["trees"][0]["holders"] == [f"run:{run['id']}"]
+        wait_for(lambda: [tree["holders"] for tree in machine.json("ps")["trees"]] == [[f"run:{run['id']}"]])
         assert "forever" in machine.sexton("ps").out
         assert machine.sexton("runs", "cancel", run["id"][-8:]).status == 0
         out, err = follower.communicate(timeout=PATIENCE)

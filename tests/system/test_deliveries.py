@@ -11,6 +11,7 @@ import pytest
 
 from http_peer import HttpPeer, http_peer
 from system.gateway_process import GatewayProcess, wait_for
+from waiting import PATIENCE
 
 
 @pytest.fixture
@@ -39,9 +40,9 @@ def test_what_a_killed_gateway_had_to_tell_is_told_by_the_next_with_the_same_key
     peer.status = 503
     gateway.write(SETTINGS.format(url=peer.url)).up()
     first, second = (gateway.cli("jobs", "run", "brief", "--wait")["run"]["id"] for _ in range(2))
-    wait_for(lambda: peer.received, within=10, what="an attempt")
+    wait_for(lambda: peer.received, what="an attempt")
     os.kill(gateway.pid, signal.SIGKILL)
-    gateway.wait_exit(within=5)
+    gateway.wait_exit(within=PATIENCE)
     attempts = len(peer.received)
     peer.status = 200
     gateway.up()

@@ -110,7 +110,7 @@ def answer(body: dict[str, Any]) -> Reply:
     return say(status=500) if body["model"] == "raises" else say(*results)
 
 
-@pytest.mark.timeout(180 + 4 * TURNS)
+@pytest.mark.timeout(600 + 4 * TURNS)
 def test_no_chat_notices_what_becomes_of_jobs_on_its_servers(
     gateway: GatewayProcess, model: ScriptedModel, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from system.gateway_process import GatewayProcess
+from system.gateway_process import GatewayProcess, wait_for
 
 BEFORE = """
 [servers.kept]
@@ -52,6 +52,10 @@ def pid_of(gateway: GatewayProcess, job: str, *, after: int = 0) -> str:
     return str(gateway.wait_event("run.ended", subject=job, state="ran", count=after + 1)["data"]["output"]).strip()
 
 
+def begun_of(gateway: GatewayProcess, job: str) -> int:
+    return len(gateway.events("run.started", subject=job))
+
+
 def runs_of(gateway: GatewayProcess, job: str) -> int:
     return len(gateway.events("run.ended", subject=job, state="ran"))
 
@@ -67,9 +71,10 @@ def test_only_what_changed_is_restarted(gateway: GatewayProcess) -> None:
         "jobs_removed": ["removed"],
     }
     gateway.wait_event("run.ended", subject="added", state="ran", output="added")
+    wait_for(lambda: begun_of(gateway, "removed") == runs_of(gateway, "removed"), what="the last run has ended")
     removed = runs_of(gateway, "removed")
     assert pid_of(gateway, "kept", after=runs_of(gateway, "kept")) == kept
-    assert pid_of(gateway, "changed", after=runs_of(gateway, "changed")) != changed
+    wait_for(lambda: pid_of(gateway, "changed") != changed, what="a run on the new process")
     assert runs_of(gateway, "removed") == removed
 
     gateway.write("concurrency = 3\n" + AFTER.replace("kept.pid", "kept.pod"))
