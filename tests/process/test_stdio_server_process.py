@@ -29,12 +29,14 @@ from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.server_config import ServerConfig, StdioServer
 from sexton.mcp_servers.server_errors import (
     CallTimedOut,
+    ConnectFailed,
     ConnectTimedOut,
     InvalidAnswer,
     LineTooLong,
     NotWritten,
     ServerDied,
     ServerStoppedReading,
+    words_of_gone,
 )
 from sexton.mcp_servers.server_process import ServerProcess
 from waiting import PATIENCE, wait_until
@@ -460,6 +462,37 @@ async def test_a_program_that_prints_something_else_is_quoted(containment: Conta
     with pytest.raises(ConnectTimedOut, match="no MCP messages, first: Listening on port 8080"):
         async with ServerProcess.open(config, containment, owner="test"):
             pytest.fail("it cannot have answered")
+
+
+REFUSES = """
+import json, subprocess, sys
+subprocess.Popen(["sleep", "1000"])
+for line in sys.stdin:
+    error = {"code": -32603, "message": "never"}
+    print(json.dumps({"jsonrpc": "2.0", "id": json.loads(line).get("id"), "error": error}), flush=True)
+"""
+
+
+async def test_what_becomes_of_the_processes_of_a_failed_start_is_said(containment: Containment) -> None:
+    server = StdioServer(command=sys.executable, args=("-c", REFUSES))
+    with pytest.raises(ConnectFailed) as refusal:
+        async with ServerProcess.open(ServerConfig(name="two", transport=server), containment, owner="test"):
+            pytest.fail("it refuses")
+    assert refusal.value.processes_gone == "Its 2 processes are gone"
+    assert containment.trees() == ()
+
+
+@pytest.mark.parametrize(
+    ("members", "had_exited", "words"),
+    [
+        (0, True, "Its processes are gone"),
+        (1, False, "Its process is gone"),
+        (1, True, "The process that it left is gone"),
+        (3, True, "The 3 processes that it left are gone"),
+    ],
+)
+def test_the_words_for_processes_that_are_gone(members: int, had_exited: bool, words: str) -> None:
+    assert words_of_gone(members, had_exited=had_exited) == words
 
 
 async def test_a_server_that_ends_with_the_warden_says_so_and_not_by_whose_hand(containment: Containment) -> None:

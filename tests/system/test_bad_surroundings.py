@@ -39,10 +39,11 @@ def test_a_broken_file_is_told_as_a_whole_and_nothing_is_made(gateway: GatewayPr
 def test_a_port_in_use(gateway: GatewayProcess) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        gateway.write(QUIET)
+        gateway.write(QUIET + "[servers.warm]\n@SERVER@\nkeep_warm = true\n")
         gateway.settings.write_text(gateway.settings.read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}"))
         status, said = fail_to_start(gateway)
     assert status == 1
+    assert '"server.' not in (gateway.data / "journal.jsonl").read_text()
     assert f"port {port}" in said
     assert "listen" in said
 

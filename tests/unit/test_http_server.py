@@ -20,7 +20,7 @@ from gateway_bench import GatewayBench, gateway_bench
 from sexton.errors import SextonError
 from sexton.gateway import Address, read_address, write_address
 from sexton.gateway.http import Listening, load_token, serve_http
-from sexton.gateway.http.server import listen
+from sexton.gateway.http.server import reserved_port, start_listening
 from waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
@@ -68,7 +68,10 @@ async def test_an_address_that_a_crash_left_behind_is_known_for_what_it_is(tmp_p
 
 def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head() -> None:
     """Head and body are sent one after the other; by Nagle's algorithm the second waited for 40 ms."""
-    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()) as client:
+    with (
+        start_listening(reserved_port("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+    ):
         connection, _ = listener.accept()
         with connection:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
@@ -76,6 +79,12 @@ def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head() -> Non
 
 
 async def test_a_port_that_is_taken_is_told_and_nothing_is_left(bench: GatewayBench, tmp_path: Path) -> None:
+    with start_listening(reserved_port("127.0.0.1", 0)) as taken, pytest.raises(SextonError, match="cannot listen on"):
+        reserved_port("127.0.0.1", taken.getsockname()[1])
+    with reserved_port("127.0.0.1", 0) as first, reserved_port("127.0.0.1", first.getsockname()[1]) as second:
+        start_listening(first)
+        with pytest.raises(SextonError, match="cannot listen on"):
+            start_listening(second)
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SextonError, match=r"cannot listen on .* port"):
         async with serve_http(bench.gateway, data_dir=tmp_path, listening=Listening(port=taken.getsockname()[1])):
             pass

@@ -790,6 +790,6 @@ async def test_a_change_of_settings_that_nobody_waits_for_ends_nothing_that_is_h
 async def test_that_processes_are_gone_is_said_only_when_it_is_proven(tmp_path: Path, proven: bool, words: str) -> None:
     async with bench(tmp_path, server("files")) as running:
         running.servers.failure = failure = ConnectFailed("server 'files' refused the handshake: no.")
-        failure.processes_gone = proven
+        failure.processes_gone = "Its processes are gone" if proven else None
         with pytest.raises(ServerUnavailable, match=words):
             await call(running, "files")

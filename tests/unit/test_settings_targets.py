@@ -69,6 +69,8 @@ url = "ftp://example.org"
 secret = "x"
 [targets.chat]
 type = "telegram"
+[targets.slip]
+urll = "https://example.org"
 [targets.typo]
 type = "webhok"
 [targets.file]
@@ -90,14 +92,15 @@ deliver_on = "failures"
             "f:6: targets.chat.type is 'telegram'; allowed: 'webhook', 'file', 'apprise'; a chat platform is a table"
             " [channels.NAME]"
         ),
-        "f:8: targets.typo.type is 'webhok'; allowed: 'webhook', 'file', 'apprise'; did you mean 'webhook'?",
-        f"f:10: targets.file.path is '.', and {raised.value.file.parent} is a folder",
-        "f:11: targets.file.older is too small; the smallest is 0",
-        "f:14: targets.more.secrt is an unknown key; did you mean 'secret'?",
-        "f:17: jobs.brief.deliver[0] is 'hok', and there is no target or channel 'hok'; did you mean 'hook'?",
-        "f:17: jobs.brief.deliver[2] is a number; it must be text in quotes",
+        "f:8: targets.slip.urll is an unknown key; did you mean 'url'?",
+        "f:10: targets.typo.type is 'webhok'; allowed: 'webhook', 'file', 'apprise'; did you mean 'webhook'?",
+        f"f:12: targets.file.path is '.', and {raised.value.file.parent} is a folder",
+        "f:13: targets.file.older is too small; the smallest is 0",
+        "f:16: targets.more.secrt is an unknown key; did you mean 'secret'?",
+        "f:19: jobs.brief.deliver[0] is 'hok', and there is no target or channel 'hok'; did you mean 'hook'?",
+        "f:19: jobs.brief.deliver[2] is a number; it must be text in quotes",
         (
-            "f:18: jobs.brief.deliver_on is 'failures'; allowed: 'always', 'output', 'success', 'failure'; did you mean"
+            "f:20: jobs.brief.deliver_on is 'failures'; allowed: 'always', 'output', 'success', 'failure'; did you mean"
             " 'failure'?"
         ),
     ]

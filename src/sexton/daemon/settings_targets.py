@@ -88,12 +88,21 @@ def _target(findings: Findings, at: KeyPath, raw: Mapping[str, Any]) -> TargetCo
         case "apprise":
             return _apprise(findings, at, raw)
         case None:
-            findings.problem(at, 'has neither url nor path; add url = "https://…" for a webhook, path = "…" for a file')
+            _find_nothing(findings, at, raw)
         case other:
             near = f"; did you mean {found!r}?" if (found := nearest(str(other), _TYPES)) else ""
             platform = "; a chat platform is a table [channels.NAME]" if not near else ""
             findings.problem((*at, "type"), f"is {other!r}; allowed: {listed(_TYPES)}{near}{platform}")
     return None
+
+
+def _find_nothing(findings: Findings, at: KeyPath, raw: Mapping[str, Any]) -> None:
+    """It says neither what it is nor where; most likely it says it with a slip of the keyboard."""
+    slips = {key: near for key in raw if (near := nearest(key, ("url", "path", "type")))}
+    for key, near in slips.items():
+        findings.problem((*at, key), f"is an unknown key; did you mean {near!r}?")
+    if not slips:
+        findings.problem(at, 'has neither url nor path; add url = "https://…" for a webhook, path = "…" for a file')
 
 
 def _guessed(raw: Mapping[str, Any]) -> str | None:

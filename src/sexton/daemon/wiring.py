@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -37,7 +37,7 @@ from sexton.errors import SextonError
 from sexton.gateway.channels import Channels, Inbox
 from sexton.gateway.dashboard import create_pages
 from sexton.gateway.deliveries import Deliveries, Outbox, TargetConfig, make_target, queue_run
-from sexton.gateway.http import Gateway, Logins, Metrics, Scope, Tokens, WayIn, serve_http, tree_summary
+from sexton.gateway.http import Gateway, Logins, Metrics, Scope, Tokens, WayIn, reserved_port, serve_http, tree_summary
 from sexton.gateway.mcp_endpoint import Endpoint
 from sexton.gateway.memory_samples import keep_sampling
 from sexton.gateway.openai_api import MAX_QUESTION, create_openai_api, envelope
@@ -95,6 +95,9 @@ async def running_parts(
         tell_recovery(containment, journal)
         stack.push_async_callback(_sweep_everything, containment)
         _require(settings, containment)
+        listening = settings.http.listening
+        # Before any server is started, which may take a minute: a port that is taken is the likeliest mistake.
+        listener = stack.enter_context(closing(reserved_port(listening.host, listening.port)))
         database = await stack.enter_async_context(Database.open(settings.database or data_dir / "sexton.db"))
         pool = ServerPool(
             settings.servers,
@@ -188,7 +191,8 @@ async def running_parts(
             serve_http(
                 gateway,
                 data_dir=data_dir,
-                listening=settings.http.listening,
+                listening=listening,
+                listener=listener,
                 ways=ways,
                 pages=create_pages(gateway),
             )

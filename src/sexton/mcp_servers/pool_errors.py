@@ -58,8 +58,8 @@ def tool_denied(server: str, tool: str, *, by: str) -> ToolDenied:
 
 def start_failed(server: str, error: SextonError, breaker: BreakerStatus) -> ServerUnavailable:
     """Say what happened, in the words of who noticed it, and what we do about it."""
-    proven = isinstance(error, ServerFailed) and error.processes_gone
-    what = f"Its processes are gone; {_intention(breaker)}." if proven else _sentence(_intention(breaker))
+    gone = error.processes_gone if isinstance(error, ServerFailed) else None
+    what = f"{gone}; {_intention(breaker)}." if gone else _sentence(_intention(breaker))
     unavailable = ServerUnavailable(f"{error.what}\n  {what}", hint=_hint(server, error.hint))
     unavailable.__cause__ = error
     return unavailable

@@ -10,8 +10,8 @@ from sexton.errors import SextonError
 class ServerFailed(SextonError):
     """A server could not be started, or ended."""
 
-    processes_gone: bool = False
-    """Whether it is proven that none of its processes is left; False too for a server that we do not run."""
+    processes_gone: str | None = None
+    """What to say of its processes if it is proven that none is left; None for a server that we do not run, too."""
 
 
 class ServerDied(ServerFailed):
@@ -101,3 +101,12 @@ def quoted_last_words(stderr_tail: str, *, lines: int = 8) -> str:
     if not said:
         return ""
     return "\n  Its last words: " + "\n    ".join(said)
+
+
+def words_of_gone(members: int, *, had_exited: bool) -> str:
+    """Say that the processes of a server are gone: those that it had, or, when it had exited itself, that it left."""
+    if not members:
+        return "Its processes are gone"
+    many = f"{members} processes" if members > 1 else "process"
+    verb = "are" if members > 1 else "is"
+    return f"The {many} that it left {verb} gone" if had_exited else f"Its {many} {verb} gone"

@@ -48,6 +48,7 @@ from sexton.mcp_servers.server_errors import (
     ServerStoppedReading,
     quoted_last_words,
     words_of,
+    words_of_gone,
 )
 from sexton.mcp_servers.stdio_transport import LineLimitExceeded, StdinClosed, StdinStalled, StdioTransport
 from sexton.mcp_servers.tool_list import ToolList
@@ -169,6 +170,7 @@ class ServerProcess:
         protocol: Protocol,
     ) -> AsyncIterator[ServerProcess]:
         failure: Exception | None = None
+        words = ""
         async with containment.start(_spec(config, owner, log_dir)) as tree, anyio.create_task_group() as tasks:
             process = cls(config, tree, tasks)
             try:
@@ -176,6 +178,8 @@ class ServerProcess:
                     yield process
             except Exception as error:  # noqa: BLE001 - raised again below, out of the task group
                 failure = error
+                had_exited = process._tree_end is not None
+                words = words_of_gone(await in_thread(lambda: _members(containment, tree)), had_exited=had_exited)
             finally:
                 try:
                     await process._shut_down()
@@ -183,8 +187,8 @@ class ServerProcess:
                     process._transport.close()
                     tasks.cancel_scope.cancel()
         if failure is not None:
-            if isinstance(failure, ServerFailed):
-                failure.processes_gone = tree.progress.gone is not None
+            if isinstance(failure, ServerFailed) and tree.progress.gone is not None:
+                failure.processes_gone = words
             raise failure
 
     @asynccontextmanager
@@ -478,6 +482,11 @@ def _spec(config: ServerConfig, owner: str, log_dir: Path | None) -> ProcessSpec
         limits=config.limits,
         no_new_privs=config.no_new_privs,
     )
+
+
+def _members(containment: Containment, tree: ProcessTree) -> int:
+    """How many processes a tree has; reads files."""
+    return next((len(status.pids) for status in containment.trees() if status.id == tree.id), 0)
 
 
 _ENDED_BY = {

@@ -19,7 +19,7 @@ from sexton.gateway.http.logins import Logins
 from sexton.gateway.http.metrics import Metrics
 from sexton.gateway.http.nodes import tree_summary
 from sexton.gateway.http.parts import Gateway
-from sexton.gateway.http.server import serve_http
+from sexton.gateway.http.server import reserved_port, serve_http
 from sexton.gateway.http.servers import check_document, server_document, tool_document
 from sexton.gateway.http.tokens import Tokens
 
@@ -45,6 +45,7 @@ __all__ = [
     "load_token",
     "login_path",
     "require_tool",
+    "reserved_port",
     "serve_http",
     "server_document",
     "tool_document",

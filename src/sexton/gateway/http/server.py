@@ -36,6 +36,7 @@ async def serve_http(
     *,
     data_dir: Path,
     listening: Listening | None = None,
+    listener: socket.socket | None = None,
     patience: float = PATIENCE,
     ways: Sequence[WayIn] = (),
     endpoints: Sequence[Endpoint] = (),
@@ -43,14 +44,15 @@ async def serve_http(
 ) -> AsyncIterator[str]:
     """Serve the API, and what else `create_app` is given, while the context lasts; yields the URL once it answers.
 
-    Without `listening` it takes any free port of 127.0.0.1.  Makes the token if there is none and publishes the address
+    Without `listening` it takes any free port of 127.0.0.1; `listener` is what `reserved_port` returned for it, if that
+    was asked before.  Makes the token if there is none and publishes the address
     in `data_dir`.  Leaving ends open event streams at once, gives running requests `patience` seconds (none if it is
     left by a cancellation), then cancels them; the address file is gone before the port closes.  Raises `SextonError`
     if the port cannot be had or the token not be trusted.
     """
     token = load_token(data_dir)
     listening = listening or Listening()
-    listener = listen(listening.host, listening.port)
+    listener = start_listening(listener or reserved_port(listening.host, listening.port))
     url = listening.url(listener.getsockname()[1])
     app = create_app(
         gateway,
@@ -106,8 +108,8 @@ async def _wait_ended(server: QuietServer, gateway: Gateway, patience: float) ->
         await server.ended.wait()
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.  Raises `SextonError` if the port cannot be had."""
+def reserved_port(host: str, port: int) -> socket.socket:
+    """A socket that has the port and does not listen yet.  Raises `SextonError` if the port cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
@@ -116,11 +118,25 @@ def listen(host: str, port: int) -> socket.socket:
         # the body of an answer then waits 40 ms for the client to acknowledge the head.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise _cannot_listen(host, port, error) from error
+    return listener
+
+
+def start_listening(listener: socket.socket) -> socket.socket:
+    """Take connections.  Raises `SextonError`: with SO_REUSEADDR another one may have the same port, and be first."""
+    host, port = listener.getsockname()[:2]
+    try:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise SextonError(
-            f"The gateway cannot listen on {host} port {port}: {error.strerror or error}.",
-            hint="write listen = '127.0.0.1:0' in sexton.toml (0 takes any free port), or stop what uses this one",
-        ) from error
+        raise _cannot_listen(host, port, error) from error
     return listener
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> SextonError:
+    return SextonError(
+        f"The gateway cannot listen on {host} port {port}: {error.strerror or error}.",
+        hint="write listen = '127.0.0.1:0' in sexton.toml (0 takes any free port), or stop what uses this one",
+    )
