@@ -38,6 +38,11 @@ class PostgresDatabases:
             self._used[path] = self._idle.pop() if self._idle else self._server.new_database(template=TEMPLATE)
         return self._server.url(self._used[path])
 
+    def rows_at(self, path: Path) -> bytes:
+        names = [name.strip() for name in self._tables.split(",")]
+        found = [self._server.admin(f"SELECT t::text FROM {name} t", database=self._used[path]) for name in names]
+        return repr(found).encode()
+
     def clear(self) -> None:
         """The test is over: nobody is connected any more, and what it left goes."""
         for name in self._used.values():
@@ -68,3 +73,8 @@ def on_postgres(databases: PostgresDatabases) -> Iterator[None]:
 
 def database_at(path: Path) -> Location:
     return path if _postgres is None else _postgres.at(path)
+
+
+def everything_at(path: Path) -> bytes:
+    """All that is stored there, to look for what must not be."""
+    return path.read_bytes() if _postgres is None else _postgres.rows_at(path)

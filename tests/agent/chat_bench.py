@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 
+from databases import database_at
 from process.programs import MARK
 from scripted_model import ScriptedModel
 from sexton.agent import (
@@ -106,7 +107,7 @@ async def chat_bench(
     with anyio.fail_after(seconds):
         async with (
             Containment.open(folder / "state") as containment,
-            Database.open(folder / "sexton.db") as database,
+            Database.open(database_at(folder / "sexton.db")) as database,
             anyio.create_task_group() as tasks,
         ):
             by_name: Mapping[str, ServerConfig] = {server.name: server for server in servers}

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from agent.chat_bench import ChatBench, agent_config, chat_bench, raw_server, until_end
+from databases import database_at
 from scripted_model import ScriptedModel, call, say
 from sexton.agent import (
     Approval,
@@ -28,7 +29,7 @@ from sexton.agent.conversation_store import ConversationStore
 from sexton.database import Database
 from waiting import PATIENCE, wait_until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("none_left")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("none_left", "each_database")]
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
@@ -322,7 +323,9 @@ async def test_a_call_that_was_under_way_is_not_made_again(tmp_path: Path, model
         found = await bench.chat()
         turn = await bench.chats.send(found.id, UserMessage("call it"))
         await wait_until(lambda: bench.pool.status()[0].calls == 1)
-    async with Database.open(tmp_path / "sexton.db") as database:  # as a SIGKILL leaves it: nobody wrote down the end
+    async with Database.open(
+        database_at(tmp_path / "sexton.db")
+    ) as database:  # as a SIGKILL leaves it: nobody wrote down the end
         store = ConversationStore(database)
         [_, asked] = await store.history(found.id)
         started = replace(asked.calls[0], state=CallState.STARTED, result="")

@@ -28,7 +28,7 @@ from sexton.agent import (
 from sexton.errors import SextonError, UsageError
 from sexton.mcp_servers import ServerPool, ToolFilter
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("each_database")]
 
 AT = datetime(2026, 11, 1, tzinfo=UTC)
 NEVER = AgentConfig(approvals=Approval.NEVER)

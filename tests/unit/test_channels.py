@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from chatting import FakeChannel, FakeConversation, ScriptedChats, chatting, message
+from databases import everything_at
 from fake_clock import FakeClock, settle
 from scheduling import open_database
 from sexton.errors import SextonError, UsageError
@@ -15,7 +16,7 @@ from sexton.gateway.channels import AccessRules, Inbox, Standing
 from sexton.gateway.channels.access import Facts, Verdict, code_in, judge, new_code
 from sexton.gateway.channels.commands import command_in
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("each_database")]
 
 
 # Messages
@@ -208,7 +209,7 @@ async def test_a_stranger_is_told_once_and_nothing_of_what_they_said_is_kept(tmp
         assert person.code is not None
         assert f"sexton channels approve chat {person.code}" in said
         assert [event.data["sender"] for event in bench.events("stranger")] == ["eve"]
-    assert b"or else" not in (tmp_path / "sexton.db").read_bytes()
+    assert b"or else" not in everything_at(tmp_path / "sexton.db")
 
 
 async def test_strangers_can_be_left_without_an_answer(tmp_path: Path) -> None:
@@ -266,7 +267,7 @@ async def test_the_owners_code_lets_in_the_first_who_sends_it(tmp_path: Path) ->
         assert bench.chats.said == ["hello"]
         people = {person.sender: person.standing for person in await bench.channels.people("chat")}
         assert people == {"bob": Standing.ALLOWED, "eve": Standing.WAITING}
-    assert code.encode() not in (tmp_path / "sexton.db").read_bytes()
+    assert code.encode() not in everything_at(tmp_path / "sexton.db")
 
 
 async def test_codes_cannot_be_guessed(tmp_path: Path) -> None:

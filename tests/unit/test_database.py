@@ -6,15 +6,24 @@ import sqlite3
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, select, text
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, inspect, select, text
 
+import sexton
+from databases import database_at
 from sexton import database as tables
-from sexton.database import Database, DatabaseError, Failure
+from sexton.database import Database, DatabaseError, Failure, Location
+from sexton.database.backend import Access
+from sexton.database.connection import backend_of
+from sexton.database.schema import LINE, MIGRATIONS
 from small_disk import fill, remount_read_only, small_disk
 from waiting import PATIENCE
 
@@ -30,17 +39,80 @@ def add_padded(connection: Connection) -> None:
     connection.execute(text("INSERT INTO ballast VALUES (hex(zeroblob(100000)))"))
 
 
+@pytest.mark.usefixtures("each_database")
 async def test_the_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
     def differences(connection: Connection) -> list[object]:
         def is_meant(found: object, name: str | None, *_: object) -> bool:
             only_for = getattr(found, "_ddl_if", None)
             return "_search" not in (name or "") and (only_for is None or only_for.dialect == connection.dialect.name)
 
-        opts = {"include_object": is_meant}  # FTS5 makes its own tables
+        on_sqlite = connection.dialect.name == "sqlite"  # PostgreSQL's texts have no length
+        opts = {"include_object": is_meant, "compare_type": on_sqlite}
         return list(compare_metadata(MigrationContext.configure(connection, opts=opts), tables.job.metadata))
 
-    async with Database.open(tmp_path / "sexton.db") as database:
+    async with Database.open(database_at(tmp_path / "sexton.db")) as database:
         assert await database.read(differences) == []
+
+
+async def test_each_migration_only_adds(tmp_path: Path) -> None:
+    """Within a minor release the older versions go on: what they write must be enough, what they read must be there."""
+    before: dict[str, dict[str, Any]] = {}
+    for revision in revisions():
+        with create_engine(f"sqlite:///{tmp_path / 'each.db'}").begin() as connection:
+            config = Config()
+            config.set_main_option("script_location", str(MIGRATIONS))
+            config.attributes["connection"] = connection
+            command.upgrade(config, revision)
+            now = columns_of(connection)
+        for table, columns in before.items():
+            assert columns.keys() <= now[table].keys(), (revision, table)
+            for name in now[table].keys() - columns.keys():
+                column = now[table][name]
+                assert column["nullable"] or column["default"] is not None, (revision, table, name)
+        before = now
+
+
+def test_the_line_is_that_of_the_version() -> None:
+    assert sexton.__version__.startswith(f"{LINE}.")
+
+
+def revisions() -> list[str]:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return [script.revision for script in reversed(list(ScriptDirectory.from_config(config).walk_revisions()))]
+
+
+def columns_of(connection: Connection) -> dict[str, dict[str, Any]]:
+    inspector = inspect(connection)
+    names = [name for name in inspector.get_table_names() if "_search" not in name]
+    return {name: {str(column["name"]): column for column in inspector.get_columns(name)} for name in names}
+
+
+@pytest.mark.usefixtures("each_database")
+async def test_an_older_version_of_one_minor_release_uses_the_newer_schema(tmp_path: Path) -> None:
+    """As in a rolling upgrade: the newer gateway has migrated, the older one starts again."""
+    location = database_at(tmp_path / "sexton.db")
+    async with Database.open(location) as database:
+        await database.write(lambda connection: connection.execute(text(AS_MIGRATED_BY_A_NEWER)))
+    try:
+        async with Database.open(location) as database:
+            assert await count_nodes(database) == 0
+            await database.write(lambda connection: connection.execute(text("UPDATE schema_line SET line = '0.999'")))
+        error = await refused(location)
+        assert error.failure is Failure.NEWER_SCHEMA
+    finally:
+        backend = backend_of(location)
+        backend.transact(put_back, Access.WRITE)
+        backend.close()
+
+
+AS_MIGRATED_BY_A_NEWER = "UPDATE alembic_version SET version_num = '9999'"
+
+
+def put_back(connection: Connection) -> None:
+    """For the next test on this database."""
+    connection.execute(text("UPDATE alembic_version SET version_num = :head"), {"head": revisions()[-1]})
+    connection.execute(text("UPDATE schema_line SET line = :line"), {"line": LINE})
 
 
 async def test_the_file_is_private_durable_and_opens_again(tmp_path: Path) -> None:
@@ -100,7 +172,7 @@ async def test_reading_goes_on_while_writing_waits(tmp_path: Path) -> None:
         go_on.set()
 
 
-async def refused(path: Path) -> DatabaseError:
+async def refused(path: Location) -> DatabaseError:
     with pytest.raises(DatabaseError) as raised:
         async with Database.open(path, busy_timeout=0.01):
             pass
@@ -147,9 +219,8 @@ async def test_a_damaged_page_is_told(tmp_path: Path) -> None:
 async def test_a_newer_schema(tmp_path: Path) -> None:
     path = tmp_path / "sexton.db"
     async with Database.open(path) as database:
-        await database.write(
-            lambda connection: connection.execute(text("UPDATE alembic_version SET version_num='9999'"))
-        )
+        await database.write(lambda connection: connection.execute(text(AS_MIGRATED_BY_A_NEWER)))
+        await database.write(lambda connection: connection.execute(text("DROP TABLE schema_line")))
     error = await refused(path)
     assert error.failure is Failure.NEWER_SCHEMA
     assert "schema 9999; this one knows up to 0" in error.what

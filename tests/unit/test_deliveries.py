@@ -31,7 +31,7 @@ from sexton.journal import Journal
 from sexton.scheduler import DeliverOn, Job, Outcome, Perform, Run, RunContext, RunFailed, RunState, RunStore
 from sexton.scheduler.rows import RunEnd
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("each_database")]
 
 HELLO = Message(text="hello")
 

@@ -23,7 +23,7 @@ from sexton.gateway.http.tokens import REMEMBERED
 from sexton.redaction import Redactor
 from waiting import PATIENCE
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("each_database")]
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, final
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, tuple_, update
 
 from sexton.agent.conversation import ChatSettings, Conversation, ConversationRecord, Found, TurnRow, TurnState
 from sexton.agent.messages import Attachment, CallRecord, CallState, Message, Role, UserMessage
-from sexton.database import Database, attachment, conversation, message, message_call, turn
+from sexton.database import Database, attachment, conversation, message, message_call, search_on, turn
 from sexton.errors import UsageError
 from sexton.journal import JSON
 
@@ -351,6 +351,7 @@ def _add_message(connection: Connection, conversation_id: str, said: Message) ->
             at=said.at,
         )
     )
+    search_on(connection).add_message(conversation_id, number, said.text)
     _add_attachments(connection, conversation_id, said.turn, number, "", said.images)
     for place, call in enumerate(said.calls):
         connection.execute(insert(message_call).values(**_call_values(conversation_id, number, place, call)))
@@ -467,25 +468,21 @@ def _set_calls(
 
 
 def _search(connection: Connection, words: str, limit: int) -> tuple[Found, ...]:
-    quoted = [f'"{word}"' for word in words.replace('"', " ").split()]
-    if not quoted:
-        return ()
-    query = text(
-        "SELECT s.conversation, c.title, s.number, m.role, m.at,"
-        " snippet(message_search, 0, '«', '»', '…', 12) AS excerpt"
-        " FROM message_search s JOIN conversation c ON c.id = s.conversation"
-        " JOIN message m ON m.conversation = s.conversation AND m.number = s.number"
-        " WHERE message_search MATCH :words AND NOT m.replaced ORDER BY rank LIMIT :most"
-    ).columns(at=message.c.at.type)
-    rows = connection.execute(query, {"words": " ".join(quoted), "most": limit}).all()
+    places = search_on(connection).messages(words, limit=limit)
+    shown = select(message.c.conversation, message.c.number, message.c.role, message.c.at, conversation.c.title).join(
+        conversation, conversation.c.id == message.c.conversation
+    )
+    wanted = tuple_(message.c.conversation, message.c.number).in_([(each.conversation, each.number) for each in places])
+    known = {(row.conversation, row.number): row for row in connection.execute(shown.where(wanted)).all()}
     return tuple(
         Found(
-            conversation=row.conversation,
+            conversation=each.conversation,
             title=row.title,
-            number=row.number,
+            number=each.number,
             role=row.role,
-            excerpt=row.excerpt,
+            excerpt=each.excerpt,
             at=row.at,
         )
-        for row in rows
+        for each in places
+        if (row := known.get((each.conversation, each.number))) is not None
     )

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import final
 
-from sqlalchemy import Connection, delete, insert, select, text
+from sqlalchemy import Connection, delete, insert, select
 
 from sexton.agent.conversation_store import clean, new_id
-from sexton.database import Database, memory
+from sexton.database import Database, memory, search_on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +29,7 @@ class MemoryStore:
 
     async def add(self, said: str, *, source: str, at: datetime) -> Memory:
         made = Memory(id=new_id(), text=clean(said), source=source, at=at)
-        values = {"id": made.id, "text": made.text, "source": made.source[:255], "at": made.at}
-        statement = insert(memory).values(**values)
-        await self._database.write(lambda connection: connection.execute(statement).rowcount)
+        await self._database.write(lambda connection: _add(connection, made))
         return made
 
     async def find(self, words: str, *, source: str, limit: int) -> tuple[Memory, ...]:
@@ -44,18 +42,17 @@ class MemoryStore:
         return await self._database.write(lambda connection: connection.execute(statement).rowcount == 1)
 
 
+def _add(connection: Connection, made: Memory) -> None:
+    values = {"id": made.id, "text": made.text, "source": made.source[:255], "at": made.at}
+    connection.execute(insert(memory).values(**values))
+    search_on(connection).add_memory(made.id, made.text)
+
+
 def _find(connection: Connection, words: str, source: str, limit: int) -> tuple[Memory, ...]:
-    quoted = [f'"{word}"' for word in words.replace('"', " ").split()]
-    if quoted:
-        query = text(
-            "SELECT m.id FROM memory_search s JOIN memory m ON m.id = s.id"
-            " WHERE memory_search MATCH :words AND m.source = :source ORDER BY rank LIMIT :most"
-        )
-        given = {"words": " OR ".join(quoted), "source": source, "most": limit}
-        ids = connection.execute(query, given).scalars().all()
-    else:
+    ids = search_on(connection).memories(words, source=source, limit=limit)
+    if ids is None:
         newest = select(memory.c.id).where(memory.c.source == source).order_by(memory.c.at.desc()).limit(limit)
-        ids = connection.execute(newest).scalars().all()
+        ids = tuple(connection.execute(newest).scalars())
     known = {row.id: row for row in connection.execute(select(memory).where(memory.c.id.in_(ids))).all()}
     found = (known[each] for each in ids)
     return tuple(Memory(id=row.id, text=row.text, source=row.source, at=row.at) for row in found)

@@ -46,9 +46,16 @@ def _learn_nothing(_: str) -> None:
 
 
 def resolve(
-    text: str, *, environment: Mapping[str, str], folder: Path, learn: Callable[[str], None] = _learn_nothing
+    text: str,
+    *,
+    environment: Mapping[str, str],
+    folder: Path,
+    learn: Callable[[str], None] = _learn_nothing,
+    spelt: Callable[[str], str] = str,
 ) -> str:
     """`text` with its references replaced: a `Secret` if there were any, and `learn` is told each value.
+
+    `spelt` writes a value as the rest of the text needs it, for example in an address.
 
     A relative `${file:…}` starts at `folder`; the newline at the end of a
     file is dropped.  Raises ReferenceFails.
@@ -62,7 +69,7 @@ def resolve(
         read = _from_file(found[2], folder) if found[1] == "file" else _from_environment(found[2], environment)
         if found[2] not in _NO_SECRETS:
             learn(read)
-        return read
+        return spelt(read)
 
     return Secret(_REFERENCE.sub(value, text))
 

@@ -15,8 +15,10 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 from sexton.agent import AgentConfig
 from sexton.daemon.references import expand_home, has_reference, resolve
@@ -32,7 +34,8 @@ from sexton.daemon.settings_problems import Problem, SettingsError
 from sexton.daemon.settings_servers import read_servers
 from sexton.daemon.settings_targets import read_targets
 from sexton.daemon.settings_telemetry import TelemetrySettings, read_telemetry
-from sexton.daemon.toml_lines import KeyLines, scan_key_lines
+from sexton.daemon.toml_lines import KeyLines, KeyPath, scan_key_lines
+from sexton.database import Location, PostgresUrl, is_postgres
 from sexton.errors import UsageError
 from sexton.gateway.channels import ChannelSetup
 from sexton.gateway.deliveries import TargetConfig
@@ -50,7 +53,7 @@ _SECRET_NAME = re.compile(
 class Settings:
     """Everything that `sexton.toml` says.  Times are in seconds.
 
-    `database` is the SQLite file, None for the one in the data folder.
+    `database` is the SQLite file or the address on PostgreSQL, None for the file in the data folder.
     `require_containment` names the weakest boundary to start with.
     `resources` are the concurrency limits by name: those of the table
     `[resources]`, and `server:NAME` for each server with a `concurrency`.
@@ -66,7 +69,7 @@ class Settings:
     timezone: str
     concurrency: int
     drain_timeout: float
-    database: Path | None
+    database: Location | None
     require_containment: str | None
     resources: Mapping[str, int]
     servers: Mapping[str, ServerConfig]
@@ -202,13 +205,26 @@ def _settings(path: Path, raw: dict[str, Any], findings: Findings, started_at: d
     )
 
 
-def _database(findings: Findings, written: str) -> Path | None:
-    text = written.removeprefix("sqlite:///")
+def _database(findings: Findings, written: str) -> Location | None:
+    at = ("database",)
+    spelt = partial(quote, safe=":,[]") if is_postgres(written) else str
+    text = findings.resolved(at, written, spelt=spelt).removeprefix("sqlite:///")
+    if not text:
+        return None
+    if is_postgres(text):
+        return _postgres(findings, PostgresUrl(text))
     if "://" in text:
         kind = text.partition("://")[0]
-        findings.problem(("database",), f"is a {kind} address; this version keeps its data in SQLite, so write a path")
+        findings.problem(at, f"is a {kind} address; write the path of an SQLite file, or postgresql://USER@HOST/NAME")
         return None
     return findings.folder / expand_home(text)
+
+
+def _postgres(findings: Findings, url: PostgresUrl) -> PostgresUrl:
+    if trouble := url.trouble():
+        findings.problem(("database",), trouble)
+    findings.secrets |= url.secrets()
+    return url
 
 
 def _warn_if_others_can_read(findings: Findings, path: Path, raw: Mapping[str, Any]) -> None:
@@ -217,10 +233,17 @@ def _warn_if_others_can_read(findings: Findings, path: Path, raw: Mapping[str, A
         return
     who = "everybody" if mode & stat.S_IROTH else "its group"
     for at, text in texts_in((), raw):
-        name, table = str(at[-1]), at[-2] if len(at) > 1 else ""
-        if table in {"env", "headers"} and _SECRET_NAME.search(name) and text and not has_reference(text):
+        if _shows_secret(at, text):
+            name = "PGPASSWORD" if at == ("database",) else at[-1]
             what = f'looks like a secret, and {who} can read this file; write "${{env:{name}}}" or: chmod 600 {path}'
             findings.warning(at, what)
+
+
+def _shows_secret(at: KeyPath, text: str) -> bool:
+    if at == ("database",):
+        return is_postgres(text) and any(not has_reference(secret) for secret in PostgresUrl(text).secrets())
+    name, table = str(at[-1]), at[-2] if len(at) > 1 else ""
+    return table in {"env", "headers"} and bool(_SECRET_NAME.search(name) and text) and not has_reference(text)
 
 
 def _named_secrets(raw: Mapping[str, Any]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,10 @@ class Findings:
     def has_problem_at(self, at: KeyPath) -> bool:
         return any(problem.path[: len(at)] == at for problem in self.problems)
 
-    def resolved(self, path: KeyPath, text: str) -> str:
-        """`text` with its references put in; one that fails is a problem at `path`."""
+    def resolved(self, path: KeyPath, text: str, *, spelt: Callable[[str], str] = str) -> str:
+        """`text` with its references put in, each as `spelt` writes it; one that fails is a problem at `path`."""
         try:
-            return resolve(text, environment=self.environment, folder=self.folder, learn=self.secrets.add)
+            return resolve(text, environment=self.environment, folder=self.folder, learn=self.secrets.add, spelt=spelt)
         except ReferenceFails as fails:
             self.problem(path, str(fails))
             return ""

@@ -9,6 +9,7 @@ Leaves to others what the rows mean.
 from sexton.database.connection import Database, Offload
 from sexton.database.failures import DatabaseError, Failure
 from sexton.database.location import Location, PostgresUrl, is_postgres
+from sexton.database.search import MessageFound, search_on
 from sexton.database.tables import (
     EPOCH,
     approval,
@@ -41,6 +42,7 @@ __all__ = [
     "DatabaseError",
     "Failure",
     "Location",
+    "MessageFound",
     "Offload",
     "PostgresUrl",
     "approval",
@@ -63,6 +65,7 @@ __all__ = [
     "pairing_code",
     "run",
     "run_output",
+    "search_on",
     "token",
     "tool_call",
     "turn",

@@ -22,6 +22,7 @@ class Failure(enum.StrEnum):
     NEWER_SCHEMA = "newer schema"
     AWAY = "away"
     """The server cannot be reached, or is starting or stopping."""
+    ADDRESS = "address"
     LOGIN = "login"
     """The server does not let us in: user, password, certificate or its list of who may come from where."""
     NO_DATABASE = "no database"

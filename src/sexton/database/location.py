@@ -25,6 +25,18 @@ class PostgresUrl:
         hosts = hosts or dict(parse_qsl(parts.query)).get("host", "")
         return f"postgresql://{user.partition(':')[0]}{at}{hosts}{parts.path}"
 
+    def trouble(self) -> str | None:
+        """Why it cannot be an address, as far as its text tells."""
+        parts = urlsplit(self.text)
+        hosts = parts.netloc.rpartition("@")[2]
+        for host in hosts.split(","):
+            port = host.rpartition("]")[2].rpartition(":")[2] if ":" in host.rpartition("]")[2] else ""
+            if port and not port.isdigit():
+                return "has a port that is no number; a special character of a password is written as in %40 for @"
+        if not parts.path.strip("/") and "dbname" not in dict(parse_qsl(parts.query)):
+            return "names no database; write postgresql://USER@HOST/NAME"
+        return None
+
     def secrets(self) -> frozenset[str]:
         """The passwords in it, as they are written here and as they are meant."""
         written = set(self._passwords())

@@ -11,6 +11,10 @@ _WORDS: dict[Failure, tuple[str, str]] = {
         "The database {where} cannot be reached.",
         "see that the server runs and can be reached from here; what waits to be written is tried again by itself",
     ),
+    Failure.ADDRESS: (
+        "The address of the database {where} cannot be understood.",
+        "write it as libpq takes it: postgresql://USER:PASSWORD@HOST:PORT/NAME?sslmode=require",
+    ),
     Failure.LOGIN: (
         "The database {where} does not let us in.",
         "check user and password in `database`, and the server's pg_hba.conf",
@@ -97,6 +101,8 @@ def failure_of_postgres(error: BaseException | None) -> Failure:
     """Which failure an error of psycopg stands for."""
     if code := getattr(error, "sqlstate", None):
         return _BY_CODE.get(code) or _BY_CODE.get(code[:2], Failure.OTHER)
+    if type(error).__name__ == "ProgrammingError":
+        return Failure.ADDRESS
     if type(error).__name__ not in {"OperationalError", "ConnectionTimeout", "InterfaceError"}:
         return Failure.OTHER
     told = str(error)

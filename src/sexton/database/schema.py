@@ -1,4 +1,10 @@
-"""Brings a database to the schema of this version."""
+"""Brings a database to the schema of this version.
+
+Within a minor release (0.1.x) a migration only adds: tables, indexes, and columns that may be left out of an INSERT.
+So every version of that release can use the schema of every later one of it, and the gateways on one database can be
+replaced one after the other.  Which release changed the schema last stands in `schema_line`; a version of an older
+release refuses it.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +14,20 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, delete, insert, inspect, select
 
 from sexton.database.failures import newer_schema
+from sexton.database.tables import schema_line
 
 MIGRATIONS = Path(__file__).with_name("migrations")
+LINE = "0.1"
+"""The minor release that this is; a test compares it with the version."""
 
 
 def migrate(connection: Connection, where: str) -> None:
     """Run the migrations that are missing, within the transaction of `connection`.
 
-    Raises `DatabaseError` when the schema is newer than this version knows.
+    Raises `DatabaseError` when the schema is that of a newer minor release.
     """
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
@@ -30,5 +39,16 @@ def migrate(connection: Connection, where: str) -> None:
     if found == head:
         return
     if found is not None and found not in {revision.revision for revision in script.walk_revisions()}:
-        raise newer_schema(where, found, head)
+        if _line_of(connection) != LINE:
+            raise newer_schema(where, found, head)
+        return
     command.upgrade(config, "head")
+    connection.execute(delete(schema_line))
+    connection.execute(insert(schema_line).values(id=1, line=LINE))
+
+
+def _line_of(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(schema_line.name):
+        return None
+    found: str | None = connection.execute(select(schema_line.c.line)).scalar()
+    return found

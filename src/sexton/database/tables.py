@@ -395,3 +395,11 @@ memory = Table(
     Column("source", String(255), nullable=False),
     Column("at", Instant, nullable=False),
 )
+
+# One row: the minor release, such as 0.1, whose migrations ran last.
+schema_line = Table(
+    "schema_line",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("line", String(16), nullable=False),
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects.postgresql import TSVECTOR
 
 revision = "0006"
 down_revision = "0005"
@@ -17,6 +18,8 @@ def upgrade() -> None:
     _questions_and_memories()
     if op.get_bind().dialect.name == "sqlite":
         _search()
+    else:
+        _search_in_postgresql()
 
 
 def _conversations() -> None:
@@ -167,9 +170,34 @@ def _search() -> None:
     )
 
 
+def _search_in_postgresql() -> None:
+    """Their rows are written with those of the tables, by `sexton.database.search`."""
+    op.create_table(
+        "message_search",
+        sa.Column("conversation", sa.String(36), nullable=False),
+        sa.Column("number", sa.Integer, nullable=False),
+        sa.Column("words", TSVECTOR, nullable=False),
+        sa.PrimaryKeyConstraint("conversation", "number", name="pk_message_search"),
+        sa.ForeignKeyConstraint(
+            ["conversation", "number"],
+            ["message.conversation", "message.number"],
+            ondelete="CASCADE",
+            name="fk_message_search_conversation",
+        ),
+    )
+    op.create_index("ix_message_search_words", "message_search", ["words"], postgresql_using="gin")
+    op.create_table(
+        "memory_search",
+        sa.Column("id", sa.String(36), nullable=False),
+        sa.Column("words", TSVECTOR, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_memory_search"),
+        sa.ForeignKeyConstraint(["id"], ["memory.id"], ondelete="CASCADE", name="fk_memory_search_id"),
+    )
+    op.create_index("ix_memory_search_words", "memory_search", ["words"], postgresql_using="gin")
+
+
 def downgrade() -> None:
-    if op.get_bind().dialect.name == "sqlite":
-        op.drop_table("message_search")
-        op.drop_table("memory_search")
+    op.drop_table("message_search")
+    op.drop_table("memory_search")
     for table in ("memory", "approval", "attachment", "message_call", "message", "turn", "conversation"):
         op.drop_table(table)
