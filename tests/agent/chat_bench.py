@@ -31,9 +31,10 @@ from sexton.agent import (
     UserMessage,
 )
 from sexton.clock import SystemClock
-from sexton.containment import Containment, StopTimes
+from sexton.containment import Containment, StopTimes, TreeStatus
 from sexton.database import Database
 from sexton.journal import Journal
+from sexton.local_models import LocalModels
 from sexton.mcp_servers import ServerConfig, ServerPool, StdioServer
 
 SERVERS = Path(__file__).parents[1] / "process" / "stdio_servers"
@@ -65,7 +66,12 @@ class ChatBench:
     pool: ServerPool
     journal: Journal
     database: Database
+    local_models: LocalModels
+    containment: Containment
     seen: list[TurnEvent] = field(default_factory=list)
+
+    def trees(self) -> tuple[TreeStatus, ...]:
+        return self.containment.trees()
 
     async def chat(self, key: str = "test:1", **settings: Any) -> Conversation:
         return await self.chats.conversation(key, way="test", settings=ChatSettings(**settings))
@@ -115,14 +121,23 @@ async def chat_bench(
             await tasks.start(pool.run)
             timeout = lambda: config.approval_timeout  # noqa: E731
             approvals = Approvals(DatabaseApprovals(database), clock=clock, journal=journal, timeout=timeout)
-            agent = Agent(pool, config=config, approvals=approvals, data_dir=folder / "data", clock=clock)
+            local_models = LocalModels(containment, data_dir=folder / "data", clock=clock, journal=journal)
+            await tasks.start(local_models.run)
+            agent = Agent(
+                pool,
+                config=config,
+                approvals=approvals,
+                data_dir=folder / "data",
+                clock=clock,
+                local_models=local_models,
+            )
             chats = Chats(database, agent, clock=clock, journal=journal, own_tools=own_tools)
             async with anyio.create_task_group() as chatting:
                 await chatting.start(chats.run)
                 await chats.resume()
                 if begun:
                     chats.begin()
-                yield ChatBench(chats, agent, pool, journal, database)
+                yield ChatBench(chats, agent, pool, journal, database, local_models, containment)
                 chatting.cancel_scope.cancel()
             tasks.cancel_scope.cancel()
         assert containment.trees() == ()

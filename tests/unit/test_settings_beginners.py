@@ -34,7 +34,7 @@ price = { input = 1 }
 [agent]
 model = "mian"
 """
-    providers = "'openai', 'anthropic', 'ollama', 'openrouter'"
+    providers = "'openai', 'anthropic', 'ollama', 'openrouter', 'local'"
     assert problems_of(tmp_path / "sexton.toml", text) == [
         f":3: models.main.provider is 'opneai'; allowed: {providers}; did you mean 'openai'?",
         ":4: models.main.model is a number; it must be text in quotes",

@@ -45,6 +45,7 @@ from sexton.agent.memory_store import Memory, MemoryStore
 from sexton.agent.messages import Attachment, CallRecord, CallState, Message, Role, UserMessage
 from sexton.agent.model_config import (
     BASE_URLS,
+    LOCAL_URL,
     AgentConfig,
     Approval,
     ModelConfig,
@@ -62,6 +63,7 @@ from sexton.agent.turn_feed import EventStream
 
 __all__ = [
     "BASE_URLS",
+    "LOCAL_URL",
     "Agent",
     "AgentConfig",
     "Approval",

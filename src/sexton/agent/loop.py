@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast, final
 
+import httpx2
 import jsonschema  # type: ignore[import-untyped]
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
@@ -50,6 +51,7 @@ from pydantic_graph import End
 
 from sexton.agent.budget import Usage, check_next_step, tokens_left
 from sexton.agent.events import ModelChanged, Steered, TextDelta
+from sexton.agent.local_transport import HOLDER, LocalTransport
 from sexton.agent.messages import Attachment, CallRecord, Message, Role
 from sexton.agent.model_config import ModelConfig, ModelFailed
 from sexton.agent.toolbox import CALL, Toolbox
@@ -57,6 +59,7 @@ from sexton.agent.turn import TurnPlan, TurnRecord, TurnResult
 from sexton.clock import Clock
 from sexton.errors import SextonError
 from sexton.journal import JSON
+from sexton.local_models import LocalModels
 from sexton.mcp_servers import qualified_name
 
 ANSWER: Final = "answer"
@@ -76,8 +79,9 @@ class OutputInvalid(SextonError):
 class Loop:
     """Answers turns.  Connections to the models' servers are kept until `aclose`."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, local_models: LocalModels | None = None) -> None:
         self._clock = clock
+        self._local_models = local_models
         self._models: dict[ModelConfig, tuple[Model, Any]] = {}
 
     async def aclose(self) -> None:
@@ -96,6 +100,7 @@ class Loop:
     ) -> TurnResult:
         """Ask models and make calls until there is a reply.  Raises as `sexton.agent.turn.Agent.run` says."""
         run = _Run(plan, chain, box, record, clock=self._clock)
+        HOLDER.set(plan.tools.holder)
         with _plain_errors(chain):
             return await run.answer(self._chained(chain, run.note_model), instructions)
         raise AssertionError  # _plain_errors lets nothing but errors out
@@ -115,11 +120,11 @@ class Loop:
 
     def _model(self, config: ModelConfig) -> Model:
         if config not in self._models:
-            self._models[config] = _connect(config)
+            self._models[config] = _connect(config, self._local_models)
         return self._models[config][0]
 
 
-def _connect(config: ModelConfig) -> tuple[Model, Any]:
+def _connect(config: ModelConfig, local_models: LocalModels | None) -> tuple[Model, Any]:
     """The model and the client that has to be closed."""
     settings = ModelSettings()
     if config.temperature is not None:
@@ -138,8 +143,18 @@ def _connect(config: ModelConfig) -> tuple[Model, Any]:
         base_url=config.base_url,
         timeout=config.timeout,
         max_retries=config.retries,
+        http_client=_http_to_local(config, local_models),
     )
     return OpenAIChatModel(config.model, provider=OpenAIProvider(openai_client=client), settings=settings), client
+
+
+def _http_to_local(config: ModelConfig, local_models: LocalModels | None) -> httpx2.AsyncClient | None:
+    """None where the library's own client is right: for every model that is not on this machine."""
+    if config.local is None:
+        return None
+    if local_models is None:
+        raise ModelFailed(f"Model {config.name!r} is on this machine, and nothing here can run it.")
+    return httpx2.AsyncClient(transport=LocalTransport(local_models, config), timeout=config.timeout)
 
 
 class _Noted(WrapperModel):
@@ -477,12 +492,25 @@ class _plain_errors:  # noqa: N801 - used as a function
 def _why(config: ModelConfig, error: BaseException) -> str:
     status = getattr(error, "status_code", None)
     said = getattr(error, "body", None) or getattr(error, "message", None) or str(error)
+    if config.local is not None and isinstance(said, dict) and "message" in said:
+        return str(said["message"])
+    if config.local is not None and isinstance(cause := _first_cause(error), httpx2.TransportError):
+        return str(cause)
     how = f"answered with status {status}" if status else "could not be reached or broke off"
-    return f"Model {config.name!r} ({config.base_url}) {how}: {str(said)[:400]}"
+    return f"Model {config.name!r} ({config.place}) {how}: {str(said)[:400]}"
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _hint(config: ModelConfig, error: BaseException) -> str | None:
     status = getattr(error, "status_code", None)
+    if config.local is not None:
+        body = getattr(error, "body", None)
+        return body.get("hint") if isinstance(body, dict) else None
     if status in (401, 403):
         return f"check api_key under [models.{config.name}]"
     if status == 404:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from sexton.agent.budget import Budget
 from sexton.errors import SextonError, UsageError
+from sexton.local_models import LocalModel
 
-Provider = Literal["openai", "anthropic", "ollama", "openrouter"]
+Provider = Literal["openai", "anthropic", "ollama", "openrouter", "local"]
 
 BASE_URLS: Mapping[str, str] = {
     "openai": "https://api.openai.com/v1",
@@ -19,6 +20,9 @@ BASE_URLS: Mapping[str, str] = {
     "openrouter": "https://openrouter.ai/api/v1",
 }
 """Where each provider is found when `base_url` is not said.  All but anthropic speak OpenAI's chat completions."""
+
+LOCAL_URL: Final = "http://model.invalid/v1"
+"""What stands as the address of a local model, whose server has another one each time (RFC 2606: nobody's)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +42,10 @@ class Price:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """One `[models.NAME]`.  `timeout` is in seconds without a byte; `retries` are those of one request."""
+    """One `[models.NAME]`.  `timeout` is in seconds without a byte; `retries` are those of one request.
+
+    `local` is set where the provider is this machine.
+    """
 
     name: str
     provider: Provider
@@ -51,6 +58,12 @@ class ModelConfig:
     temperature: float | None = None
     timeout: float = 120.0
     retries: int = 2
+    local: LocalModel | None = None
+
+    @property
+    def place(self) -> str:
+        """Where the model is, for a person."""
+        return self.base_url if self.local is None else "on this machine"
 
 
 class Approval(enum.StrEnum):
@@ -109,8 +122,11 @@ def chain_of(config: AgentConfig, names: Sequence[str] | None) -> tuple[ModelCon
             "  [models.main]\n"
             '  provider = "openai"                    # or "anthropic", "ollama", "openrouter"\n'
             '  model = "gpt-5-mini"\n'
-            '  api_key = "${env:OPENAI_API_KEY}"      # not needed for a model on this machine\n'
-            '  # base_url = "http://127.0.0.1:8080/v1"  for llama.cpp, vLLM and other OpenAI-compatible servers',
+            '  api_key = "${env:OPENAI_API_KEY}"\n'
+            '  # base_url = "http://127.0.0.1:8080/v1"  for llama.cpp, vLLM and other OpenAI-compatible servers\n'
+            'or, without any key, let this machine answer (pip install "sexton[local]"; sexton model pull NAME):\n'
+            '  provider = "local"\n'
+            '  model = "qwen2.5-coder-1.5b"           # see: sexton model list',
         )
     if unknown := [name for name in wanted if name not in config.models]:
         known = ", ".join(config.models) or "none"

@@ -9,7 +9,9 @@ from typing import final
 import anyio
 import httpx2
 
+from sexton.agent.local_transport import HOLDER, LocalTransport
 from sexton.agent.model_config import ModelConfig, ModelFailed
+from sexton.local_models import LocalModels
 
 _PASSED_ON = ("content-type", "retry-after")
 
@@ -51,11 +53,14 @@ class Relayed:
 class ModelRelay:
     """Asks models in OpenAI's way (all providers offer it; Anthropic's base URL lacks the `/v1`)."""
 
-    def __init__(self) -> None:
+    def __init__(self, local_models: LocalModels | None = None) -> None:
         self._http = httpx2.AsyncClient(follow_redirects=False)
+        self._local_models = local_models
+        self._local: dict[ModelConfig, httpx2.AsyncClient] = {}
 
     async def ask(self, config: ModelConfig, body: bytes) -> Relayed:
         """Send a chat completion.  Returns when the status is known; `config.timeout` is the longest silence."""
+        HOLDER.set("api")  # of this request's own task
         base = config.base_url.rstrip("/")
         url = f"{base}/v1/chat/completions" if config.provider == "anthropic" else f"{base}/chat/completions"
         headers = {"content-type": "application/json"}
@@ -63,16 +68,25 @@ class ModelRelay:
             headers["authorization"] = f"Bearer {config.api_key}"
         request = self._http.build_request("POST", url, content=body, headers=headers, timeout=config.timeout)
         try:
-            return Relayed(config, await self._http.send(request, stream=True))
+            return Relayed(config, await self._client(config).send(request, stream=True))
         except httpx2.HTTPError as error:
             raise _failed(config, "could not be reached", error) from error
 
     async def aclose(self) -> None:
-        await self._http.aclose()
+        for client in (self._http, *self._local.values()):
+            await client.aclose()
+
+    def _client(self, config: ModelConfig) -> httpx2.AsyncClient:
+        if config.local is None or self._local_models is None:
+            return self._http
+        if config not in self._local:
+            self._local[config] = httpx2.AsyncClient(transport=LocalTransport(self._local_models, config))
+        return self._local[config]
 
 
 def _failed(config: ModelConfig, how: str, error: Exception) -> ModelFailed:
     why = str(error) or type(error).__name__
     return ModelFailed(
-        f"Model {config.name!r} ({config.base_url}) {how}: {why}", hint=f"check that {config.base_url} is up"
+        f"Model {config.name!r} ({config.place}) {how}: {why}",
+        hint=None if config.local else f"check that {config.base_url} is up",
     )

@@ -21,6 +21,7 @@ from sexton.agent.toolbox import Toolbox, ToolSource
 from sexton.clock import Clock
 from sexton.errors import UsageError
 from sexton.journal import JSON
+from sexton.local_models import LocalModels
 from sexton.mcp_servers import AnswerWanted, ServerPool
 
 
@@ -105,6 +106,7 @@ class Agent:
         approvals: Approvals,
         data_dir: Path,
         clock: Clock,
+        local_models: LocalModels | None = None,
         loads_at_once: bool = True,
     ) -> None:
         """`loads_at_once` False: what talks to models is loaded only from `preload` on, when the gateway serves."""
@@ -117,6 +119,7 @@ class Agent:
         self.files = ResultFiles(data_dir / "results")
         self._clock = clock
         self._library = LateImport("sexton.agent.loop")
+        self._local_models = local_models
         self._loop: ModelLoop | None = None
 
     def configure(self, config: AgentConfig) -> None:
@@ -223,7 +226,7 @@ class Agent:
         if self._loop is None:
             module: Any = await self._library.get()
             if self._loop is None:  # others may have waited for it, too
-                self._loop = cast("ModelLoop", module.Loop(self._clock))
+                self._loop = cast("ModelLoop", module.Loop(self._clock, self._local_models))
         return self._loop
 
 

@@ -22,6 +22,7 @@ from sexton.cli import (
     deliveries,
     jobs,
     mcp_stdio,
+    models,
     nodes,
     processes,
     runs,
@@ -53,6 +54,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(runs.app, name="runs")
 app.add_typer(chat.app, name="chat")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(models.app, name="model")
 app.add_typer(channels.app, name="channels")
 app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(nodes.app, name="nodes")

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from sexton.agent import BASE_URLS, AgentConfig, Approval, Budget, ModelConfig, Price, ServerApprovals
+from sexton.agent import BASE_URLS, LOCAL_URL, AgentConfig, Approval, Budget, ModelConfig, Price, ServerApprovals
+from sexton.daemon.references import expand_home
 from sexton.daemon.settings_file import (
     ApprovalLevel,
     Count,
@@ -24,6 +25,7 @@ from sexton.daemon.settings_file import (
 from sexton.daemon.settings_findings import Findings
 from sexton.daemon.settings_problems import did_you_mean
 from sexton.daemon.toml_lines import KeyPath
+from sexton.local_models import EXTRA, MODEL_FILES, LocalModel, is_installed
 
 _Money = Annotated[float, Field(ge=0)]
 
@@ -40,7 +42,7 @@ class ModelTable(StrictTable):
     """`[models.NAME]`; a file has to give the first two, which is checked before the shape is."""
 
     # Defaults all the same: a table with a mistake is read on without its wrong keys.
-    provider: Literal["openai", "anthropic", "ollama", "openrouter"] = "openai"
+    provider: Literal["openai", "anthropic", "ollama", "openrouter", "local"] = "openai"
     model: Text = "-"
     base_url: Text | None = None
     api_key: Text | None = None
@@ -50,6 +52,16 @@ class ModelTable(StrictTable):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     timeout: PositiveDuration = 120.0
     retries: Annotated[int, Field(ge=0, le=10)] = 2
+    threads: Annotated[int, Field(ge=1, le=512)] | None = None
+    idle_timeout: PositiveDuration | None = None
+    start_timeout: PositiveDuration | None = None
+
+
+_ONLY_LOCAL = ("threads", "idle_timeout", "start_timeout")
+_NEVER_LOCAL = ("base_url", "api_key", "retries")
+_LOCAL_CONTEXT = 8_192
+_LOCAL_TIMEOUT = 600.0
+"""A model on this machine may read a long prompt for minutes before it says a word."""
 
 
 class AgentTable(StrictTable):
@@ -121,14 +133,60 @@ def _models(findings: Findings, tables: Mapping[str, Any]) -> Iterator[ModelConf
             continue
         table, wrong = read_table(ModelTable, raw)
         findings.note(at, wrong)
-        if not wrong:
+        if wrong:
+            continue
+        if table.provider == "local":
+            yield from _local_model(findings, at, name, table)
+        else:
             yield _model(findings, at, name, table)
 
 
 _EXAMPLES = {
-    "provider": f'provider = "openai" (allowed: {", ".join(BASE_URLS)})',
+    "provider": f'provider = "openai" (allowed: {", ".join(BASE_URLS)}, local)',
     "model": 'model = "gpt-5-mini", the name by which the provider knows it',
 }
+
+
+def _local_model(findings: Findings, at: KeyPath, name: str, table: ModelTable) -> Iterator[ModelConfig]:
+    """A model whose server we start ourselves."""
+    for key in _NEVER_LOCAL:
+        if key in table.model_fields_set:
+            findings.problem((*at, key), "is not for a model on this machine; take it away")
+    if not is_installed():
+        what = f"is \"local\", which needs xllamacpp, which is not installed; run: pip install '{EXTRA}'"
+        findings.problem((*at, "provider"), what)
+    file = _model_file(findings, (*at, "model"), table.model)
+    if findings.has_problem_at(at) or file is None:
+        return
+    said = table.model_fields_set
+    context = table.context_window if "context_window" in said else _LOCAL_CONTEXT
+    times = {key: getattr(table, key) for key in ("idle_timeout", "start_timeout") if getattr(table, key) is not None}
+    yield ModelConfig(
+        name=name,
+        provider=table.provider,
+        model=table.model,
+        base_url=LOCAL_URL,
+        price=Price() if table.price is None else Price(**table.price.model_dump()),
+        max_output_tokens=table.max_output_tokens,
+        context_window=context,
+        temperature=table.temperature,
+        timeout=table.timeout if "timeout" in said else _LOCAL_TIMEOUT,
+        retries=0,
+        local=LocalModel(name=name, file=file, context=context, threads=table.threads, **times),
+    )
+
+
+def _model_file(findings: Findings, at: KeyPath, written: str) -> Path | str | None:
+    """A path if it looks like one, else a name of the table of those that can be pulled."""
+    if "/" not in written and not written.endswith(".gguf"):
+        if written not in MODEL_FILES:
+            near = did_you_mean(written, MODEL_FILES) or f"; allowed: {', '.join(MODEL_FILES)}"
+            findings.problem(at, f"names {written!r}, which is neither a path of a .gguf file nor a known model{near}")
+        return written
+    path = Path(findings.path_of(expand_home(findings.resolved(at, written))))
+    if not path.is_file():
+        findings.problem(at, f"is {written!r}, and there is no file {path}")
+    return path
 
 
 def _model(findings: Findings, at: KeyPath, name: str, table: ModelTable) -> ModelConfig:
@@ -138,6 +196,9 @@ def _model(findings: Findings, at: KeyPath, name: str, table: ModelTable) -> Mod
     if table.api_key is None and table.base_url is None and table.provider != "ollama":
         what = f'has no api_key, and {BASE_URLS[table.provider]} needs one; add api_key = "${{env:NAME}}"'
         findings.problem(at, what)
+    for key in _ONLY_LOCAL:
+        if key in table.model_fields_set:
+            findings.problem((*at, key), 'is only for a model on this machine: provider = "local"')
     price = table.price
     return ModelConfig(
         name=name,

@@ -42,6 +42,7 @@ from sexton.gateway.mcp_endpoint import Endpoint
 from sexton.gateway.memory_samples import keep_sampling
 from sexton.gateway.openai_api import MAX_QUESTION, create_openai_api, envelope
 from sexton.journal import JSON, Journal
+from sexton.local_models import LocalModels
 from sexton.mcp_servers import ServerPool
 from sexton.redaction import Redactor
 from sexton.scheduler import Limits, Offer, Origin, Outcome, Perform, RunContext, RunFailed, RunStore, Scheduler
@@ -112,7 +113,9 @@ async def running_parts(
         stack.push_async_callback(deliveries.aclose)
         await change_targets(deliveries, {}, settings.targets, clock=clock)
         await stack.enter_async_context(running(deliveries.run))
-        agent = agent_of(settings, pool, database, journal=journal, clock=clock, data_dir=data_dir)
+        local_models = LocalModels(containment, data_dir=data_dir, clock=clock, journal=journal)
+        await stack.enter_async_context(running(local_models.run))
+        agent = agent_of(settings, pool, local_models, database, journal=journal, clock=clock, data_dir=data_dir)
         offer = Offer(name=node, labels=settings.node.labels, servers=pool.servers if is_shared else None)
         engine = engine_for(settings.database, capacity=capacity, offer=offer, clock=clock)
         if engine is not None:
@@ -168,6 +171,7 @@ async def running_parts(
             metrics=metrics,
             limits=settings.http.limits,
             profiles=lambda: endpoint.profiles,
+            model_holders=local_models.holders,
         )
         endpoint = Endpoint(
             pool,
@@ -178,7 +182,7 @@ async def running_parts(
             cutting_off=gateway.cutting_off,
         )
         await stack.enter_async_context(running(endpoint.run))
-        relay = ModelRelay()
+        relay = ModelRelay(local_models)
         stack.push_async_callback(relay.aclose)
         openai_api = create_openai_api(gateway, Completions(agent, clock=clock, journal=journal), relay)
         ways = [
@@ -226,7 +230,14 @@ def describe_node(settings: Settings, pool: ServerPool, trees: Callable[[], Sequ
 
 
 def agent_of(
-    settings: Settings, pool: ServerPool, database: Database, *, journal: Journal, clock: Clock, data_dir: Path
+    settings: Settings,
+    pool: ServerPool,
+    local_models: LocalModels,
+    database: Database,
+    *,
+    journal: Journal,
+    clock: Clock,
+    data_dir: Path,
 ) -> Agent:
     """What runs turns, for jobs and chats."""
 
@@ -234,7 +245,15 @@ def agent_of(
         return agent.config.approval_timeout
 
     approvals = Approvals(DatabaseApprovals(database), clock=clock, journal=journal, timeout=timeout)
-    agent = Agent(pool, config=settings.agent, approvals=approvals, data_dir=data_dir, clock=clock, loads_at_once=False)
+    agent = Agent(
+        pool,
+        config=settings.agent,
+        approvals=approvals,
+        data_dir=data_dir,
+        clock=clock,
+        local_models=local_models,
+        loads_at_once=False,
+    )
     return agent
 
 

@@ -227,6 +227,8 @@ class Gateway:
     profiles: Callable[[], Collection[str]] | None = None
     """The MCP profiles that there are now; None: nobody knows."""
     open_requests: OpenRequests = field(default_factory=OpenRequests)
+    model_holders: Callable[[], Mapping[int, Sequence[str]]] = dict
+    """Who uses the servers of local models, by the pid of their leaders."""
     closing: anyio.Event = field(default_factory=anyio.Event)
     """Set when the server begins to close: streams without end stop."""
     cutting_off: anyio.Event = field(default_factory=anyio.Event)

@@ -73,7 +73,7 @@ def tree_document(gateway: Gateway, tree: TreeStatus, holders: Mapping[int, Sequ
 
 def _holders(gateway: Gateway) -> Mapping[int, Sequence[str]]:
     """Who uses a server's process, by the process's pid: the containment knows owners, the pool knows holders."""
-    return {
+    return dict(gateway.model_holders()) | {
         process.pid: process.holders
         for server in gateway.pool.status()
         for process in server.processes
