@@ -40,8 +40,9 @@ def _as_server_user() -> list[str]:
 class PostgresServer:
     """One cluster.  `durable=False` trades what only a crash of the machine can tell for speed."""
 
-    def __init__(self, folder: Path, *, durable: bool = False) -> None:
+    def __init__(self, folder: Path, *, durable: bool = False, address: str = "127.0.0.1") -> None:
         self.folder = folder
+        self.address = address
         self.port = _free_port()
         self._durable = durable
         self._process: subprocess.Popen[bytes] | None = None
@@ -56,6 +57,7 @@ class PostgresServer:
         self._run("initdb", "--no-sync", "--auth=trust", "--username=admin", "--encoding=UTF8", "--locale=C.UTF-8")
         (self.folder / "data" / "pg_hba.conf").write_text(
             "local all all trust\nhost all admin 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+            f"host all all {self.address}/24 scram-sha-256\n"
         )
 
     def _run(self, program: str, *arguments: str) -> None:
@@ -67,7 +69,7 @@ class PostgresServer:
         """Comes back when it takes connections.  It ends with the thread that calls this (PR_SET_PDEATHSIG)."""
         options = {
             "port": str(self.port),
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": ",".join(sorted({"127.0.0.1", self.address})),
             "unix_socket_directories": str(self.folder),
             "fsync": "on" if self._durable else "off",
             "full_page_writes": "on" if self._durable else "off",
@@ -123,12 +125,13 @@ class PostgresServer:
         self.admin(f"CREATE ROLE sexton LOGIN PASSWORD '{PASSWORD}'")
 
     def url(self, name: str, *, parameters: str = "", port: int | None = None) -> PostgresUrl:
-        return PostgresUrl(f"postgresql://sexton:{PASSWORD}@127.0.0.1:{port or self.port}/{name}{parameters}")
+        return PostgresUrl(f"postgresql://sexton:{PASSWORD}@{self.address}:{port or self.port}/{name}{parameters}")
 
 
 @contextmanager
-def postgres_server(folder: Path, *, durable: bool = False) -> Iterator[PostgresServer]:
-    server = PostgresServer(folder, durable=durable)
+def postgres_server(folder: Path, *, durable: bool = False, address: str = "127.0.0.1") -> Iterator[PostgresServer]:
+    """`address` is where it listens besides 127.0.0.1; who is in that /24 network may come."""
+    server = PostgresServer(folder, durable=durable, address=address)
     server.start()
     try:
         server.make_user()

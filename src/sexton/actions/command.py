@@ -58,11 +58,18 @@ def _spec(action: Mapping[str, JSON], ctx: RunContext, *, stderr: int) -> Proces
         name=ctx.job.name,
         argv=tuple(str(word) for word in argv),
         owner=f"run:{ctx.run.id}",
-        env={str(name): str(value) for name, value in env.items()},
+        env={**_facts(ctx), **{str(name): str(value) for name, value in env.items()}},
         cwd=Path(str(cwd)).expanduser() if cwd else None,
         stderr=stderr,
         stop=StopTimes(stdin_grace=0.0, orphaned_stdin_grace=0.0),  # Its stdin has ended long since.
     )
+
+
+def _facts(ctx: RunContext) -> dict[str, str]:
+    """Which run it is, for programs that make use of it: the same slot may be run again after a crash."""
+    run = ctx.run
+    slot = run.slot.isoformat() if run.slot else ""
+    return {"SEXTON_JOB": run.job, "SEXTON_RUN": run.id, "SEXTON_SLOT": slot, "SEXTON_ATTEMPT": str(run.attempt)}
 
 
 async def _watch(tree: ProcessTree, stderr: int, ctx: RunContext) -> Outcome:
