@@ -12,35 +12,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Protocol, final
+from typing import final
 
 import anyio
 import anyio.abc
 import anyio.to_thread
 
 from sexton.clock import Clock
+from sexton.gateway.tree_status import TreeStatus
 from sexton.journal import Journal
 
 EVERY = 5.0
 KEEP = 720  # an hour of them
 KEEP_ENDED = 64
-
-
-class Tree(Protocol):
-    """What is needed of a tree; `memory_bytes` None when nothing of it runs."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def owner(self) -> str: ...
-    @property
-    def leader_pid(self) -> int | None: ...
-    @property
-    def memory_bytes(self) -> int | None: ...
-    @property
-    def started_at(self) -> datetime: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +55,7 @@ class MemorySamples:
     keep_ended: int = KEEP_ENDED
     _series: dict[str, MemorySeries] = field(default_factory=dict)
 
-    def record(self, trees: Sequence[Tree], *, now: datetime) -> None:
+    def record(self, trees: Sequence[TreeStatus], *, now: datetime) -> None:
         """Take note of every tree that lives now; the others have ended."""
         for tree in trees:
             series = self._of(tree)
@@ -87,7 +71,7 @@ class MemorySamples:
         """Every tree that is remembered, the oldest first."""
         return tuple(self._series.values())
 
-    def _of(self, tree: Tree) -> MemorySeries:
+    def _of(self, tree: TreeStatus) -> MemorySeries:
         if tree.id not in self._series:
             self._series[tree.id] = MemorySeries(
                 tree=tree.id,
@@ -110,7 +94,7 @@ class MemorySamples:
 
 async def keep_sampling(
     samples: MemorySamples,
-    trees: Callable[[], Sequence[Tree]],
+    trees: Callable[[], Sequence[TreeStatus]],
     *,
     journal: Journal,
     clock: Clock,

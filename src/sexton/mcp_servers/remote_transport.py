@@ -29,22 +29,16 @@ from typing import Final, final
 import anyio
 import anyio.abc
 from mcp import MCPError
-from mcp_types import (
-    Tool,
-)
 
 from sexton.errors import SextonError
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.holder_session import HolderSession
-from sexton.mcp_servers.introduction import Introduction
-from sexton.mcp_servers.list_news import TOOLS_CHANGED, ListNews
-from sexton.mcp_servers.output_schemas import OutputSchemas
 from sexton.mcp_servers.remote_link import RemoteLink
+from sexton.mcp_servers.self_description import SelfDescription
 from sexton.mcp_servers.server_config import ServerConfig
 from sexton.mcp_servers.server_errors import (
     ConnectionEnd,
 )
-from sexton.mcp_servers.tool_list import ToolList
 
 _log = logging.getLogger(__name__)
 
@@ -52,13 +46,14 @@ _NOBODY = Callbacks()
 
 
 @final
-class RemoteServer:
+class RemoteServer(SelfDescription):
     """A server reached over HTTP, in the shape of a `ServerProcess`.  Made by `open`."""
 
     pid: Final = None
     last_words: Final = ""
 
     def __init__(self, config: ServerConfig, tasks: anyio.abc.TaskGroup) -> None:
+        super().__init__(config.name)
         self.config = config
         self.ended = anyio.Event()
         self.end: ConnectionEnd | None = None
@@ -66,13 +61,6 @@ class RemoteServer:
         self._links: list[RemoteLink] = []
         self._calls_of_the_past = 0
         self._control: HolderSession | None = None
-        self._introduction: Introduction | None = None
-        self.probe_unwelcome = False
-        """Whether it did not answer `server/discover`."""
-        self.news = ListNews()
-        """Which of its lists have changed."""
-        self._tools = ToolList()
-        self._schemas = OutputSchemas(config.name, self._tools.get)
 
     @classmethod
     @asynccontextmanager
@@ -89,7 +77,7 @@ class RemoteServer:
             server = cls(config, tasks)
             try:
                 async with server._linked("sexton", callbacks, is_holder=False) as control:
-                    await server._begin(control)
+                    server._begin(control)
                     yield server
             except Exception as error:  # noqa: BLE001 - raised again below, out of the task group
                 failure = error
@@ -114,14 +102,6 @@ class RemoteServer:
             session.listed_by(self._control)
             yield session
 
-    async def list_tools(self) -> tuple[Tool, ...]:
-        """Return all tools of the server; asked once, and again after it said that they changed."""
-        return await self._tools.get()
-
-    async def wait_tools_changed(self) -> None:
-        """Wait until the server says that its list of tools has changed."""
-        await self._tools.wait_changed()
-
     @property
     def holders(self) -> tuple[str, ...]:
         """Who is connected."""
@@ -132,18 +112,9 @@ class RemoteServer:
         """How many tool calls were made."""
         return self._calls_of_the_past + sum(link.tool_calls for link in self._links)
 
-    @property
-    def introduction(self) -> Introduction:
-        """What the server said of itself in the handshake, which is done."""
-        assert self._introduction is not None
-        return self._introduction
-
-    async def _begin(self, control: HolderSession) -> None:
+    def _begin(self, control: HolderSession) -> None:
         self._control = control
-        self._introduction = Introduction.of(control)
-        self._tools.ask_through(control)
-        if self._introduction.is_modern:
-            self._tasks.start_soon(self._tools.follow_changes)
+        self._introduced(control, self._tasks)
 
     def _finish(self, what: str) -> None:
         if self.end is None:
@@ -172,11 +143,6 @@ class RemoteServer:
                 self._links.remove(link)
                 self._calls_of_the_past += link.tool_calls
             await link.close()
-
-    def _on_list_changed(self, method: str) -> None:
-        if method == TOOLS_CHANGED:
-            self._tools.forget()
-        self.news.tell(method)
 
     def _advised(self) -> ServerConfig:
         """What we know of the server by now, it need not be asked again."""

@@ -23,7 +23,6 @@ from mcp import MCPError
 from mcp_types import (
     DiscoverResult,
     InitializeResult,
-    Tool,
 )
 from pydantic import ValidationError
 
@@ -31,11 +30,9 @@ from sexton.containment import Containment, EndReason, ProcessSpec, ProcessTree,
 from sexton.mcp_servers.callbacks import Callbacks
 from sexton.mcp_servers.handshake import DISCOVER, INITIALIZE, Protocol, shake_hands
 from sexton.mcp_servers.holder_session import HolderSession, running
-from sexton.mcp_servers.introduction import Introduction
 from sexton.mcp_servers.json_line import BIG_LINE, decode, decode_slowly
-from sexton.mcp_servers.list_news import TOOLS_CHANGED, ListNews
 from sexton.mcp_servers.multiplexer import Multiplexer
-from sexton.mcp_servers.output_schemas import OutputSchemas
+from sexton.mcp_servers.self_description import SelfDescription
 from sexton.mcp_servers.server_config import ServerConfig, StdioServer
 from sexton.mcp_servers.server_errors import (
     ConnectFailed,
@@ -51,7 +48,6 @@ from sexton.mcp_servers.server_errors import (
     words_of_gone,
 )
 from sexton.mcp_servers.stdio_transport import LineLimitExceeded, StdinClosed, StdinStalled, StdioTransport
-from sexton.mcp_servers.tool_list import ToolList
 from sexton.mcp_servers.virtual_connection import VirtualConnection
 from sexton.threads import in_thread
 
@@ -85,17 +81,16 @@ class _DiedOfProbe(Exception):
 
 
 @final
-class ServerProcess:
+class ServerProcess(SelfDescription):
     """A running, connected server.  Made by `open`."""
 
     def __init__(self, config: ServerConfig, tree: ProcessTree, tasks: anyio.abc.TaskGroup) -> None:
+        super().__init__(config.name)
         self.config = config
         self.tree = tree
         self.ended = anyio.Event()
         """Set as soon as the connection is over, whoever ended it."""
         self.end: ConnectionEnd | None = None
-        self.probe_unwelcome = False
-        """Whether it died of `server/discover`, or did not answer it."""
         self.junk_lines = 0
         """Lines of output that were no messages."""
         self._first_junk = ""
@@ -109,12 +104,7 @@ class ServerProcess:
         )
         self._multiplexer = Multiplexer(config.name, self._transport, on_list_changed=self._on_list_changed)
         self._control: HolderSession | None = None
-        self._introduction: Introduction | None = None
         self._handshake: InitializeResult | DiscoverResult | None = None
-        self.news = ListNews()
-        """Which of its lists have changed."""
-        self._tools = ToolList()
-        self._schemas = OutputSchemas(config.name, self._tools.get)
         self._big_lines = anyio.Semaphore(_PARALLEL_BIG_LINES)
         self._end_of_output = anyio.Event()
         self._tree_end: TreeEnd | None = None
@@ -208,18 +198,6 @@ class ServerProcess:
         async with running(session):
             yield session
 
-    async def list_tools(self) -> tuple[Tool, ...]:
-        """Return all tools of the server; asked once, and again after it said that they changed.
-
-        Raises:
-            MCPError, ServerDied, CallTimedOut: as for any call.
-        """
-        return await self._tools.get()
-
-    async def wait_tools_changed(self) -> None:
-        """Wait until the server says that its list of tools has changed."""
-        await self._tools.wait_changed()
-
     @property
     def pid(self) -> int | None:
         """The process id of the program that was asked for."""
@@ -245,12 +223,6 @@ class ServerProcess:
         """How many requests wait for an answer now."""
         return self._multiplexer.calls_in_flight
 
-    @property
-    def introduction(self) -> Introduction:
-        """What the server said of itself in the handshake, which is done."""
-        assert self._introduction is not None
-        return self._introduction
-
     # --- start and stop ------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -261,9 +233,7 @@ class ServerProcess:
         async with running(self._session("sexton", callbacks, is_holder=False)) as control:
             self._control = control
             await self._shake_hands(control, protocol, deadline)
-            self._tools.ask_through(control)
-            if self.introduction.is_modern:
-                self._tasks.start_soon(self._tools.follow_changes)
+            self._introduced(control, self._tasks)
             yield
 
     async def _shake_hands(self, control: HolderSession, protocol: Protocol, deadline: float) -> None:
@@ -288,7 +258,6 @@ class ServerProcess:
     def _remember(self, control: HolderSession) -> None:
         self._handshake = result = control.discover_result or control.initialize_result
         assert result is not None
-        self._introduction = Introduction.of(control)
         method = DISCOVER if isinstance(result, DiscoverResult) else INITIALIZE
         raw = result.model_dump(by_alias=True, mode="json", exclude_none=True)
         self._multiplexer.remember_handshake(method, raw)
@@ -461,11 +430,6 @@ class ServerProcess:
             return ""
         lines = "a line" if self.junk_lines == 1 else f"{self.junk_lines} lines"
         return f"\n  It wrote {lines} to stdout that are no MCP messages, first: {self._first_junk}"
-
-    def _on_list_changed(self, method: str) -> None:
-        if method == TOOLS_CHANGED:
-            self._tools.forget()
-        self.news.tell(method)
 
 
 def _spec(config: ServerConfig, owner: str, log_dir: Path | None) -> ProcessSpec:

@@ -10,7 +10,8 @@ from starlette.requests import Request
 
 from sexton.gateway.documents import NodeDocument, NodeTreeDocument
 from sexton.gateway.http.caller import caller_of
-from sexton.gateway.http.parts import Gateway, TreeStatus
+from sexton.gateway.http.parts import Gateway
+from sexton.gateway.tree_status import TreeStatus
 from sexton.scheduler import NodeStatus
 
 # A node says every 5 s that it lives; this much of its clock may differ from ours.

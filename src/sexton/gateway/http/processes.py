@@ -9,11 +9,12 @@ from starlette.requests import Request
 
 from sexton.gateway.documents import MemoryDocument, ProcessesDocument, ReapDocument, TreeDocument
 from sexton.gateway.http.body import RequestBody, read_body
-from sexton.gateway.http.parts import Gateway, TreeStatus
+from sexton.gateway.http.parts import Gateway
 from sexton.gateway.memory_samples import MemorySeries
 from sexton.gateway.plain import plain
 from sexton.gateway.reap_documents import dry_run_document, reap_document
 from sexton.gateway.record_documents import orphan_document
+from sexton.gateway.tree_status import TreeStatus
 
 
 class ReapRequest(RequestBody):
