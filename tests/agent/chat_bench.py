@@ -107,6 +107,7 @@ async def chat_bench(
     clock: Any = None,
     seconds: float = 100.0,
     begun: bool = True,
+    owner: str | None = None,
 ) -> AsyncIterator[ChatBench]:
     clock = clock or SystemClock()
     journal = Journal.open(None)
@@ -131,7 +132,7 @@ async def chat_bench(
                 clock=clock,
                 local_models=local_models,
             )
-            chats = Chats(database, agent, clock=clock, journal=journal, own_tools=own_tools)
+            chats = Chats(database, agent, clock=clock, journal=journal, own_tools=own_tools, owner=owner)
             async with anyio.create_task_group() as chatting:
                 await chatting.start(chats.run)
                 await chats.resume()

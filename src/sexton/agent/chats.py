@@ -31,7 +31,7 @@ from sexton.agent.conversation import (
     TurnState,
     usage_of,
 )
-from sexton.agent.conversation_store import ConversationStore
+from sexton.agent.conversation_store import ConversationStore, TurnElsewhere
 from sexton.agent.events import TextDelta, TurnEnded, TurnEvent, TurnStarted
 from sexton.agent.messages import Attachment, CallRecord, Message, Role, UserMessage
 from sexton.agent.model_config import AgentConfig
@@ -57,6 +57,9 @@ CHARACTERS_PER_TOKEN: Final = 4
 
 RETRY_WRITES_EVERY: Final = 5.0
 """Seconds until a turn is tried again that the database could not write down."""
+
+TAKE_OVER_EVERY: Final = 5.0
+"""Seconds between two looks for what other gateways left, where several share the database."""
 
 MANY_LANES: Final = 256
 """From so many on, those in which nothing happens and that nobody follows are forgotten."""
@@ -85,6 +88,10 @@ class Turn:
         return await self._chats.wait_turn(self.id)
 
 
+class _Abandoned(Exception):
+    """This gateway cannot say that it lives, or is about to leave: it does not go on with the turn now."""
+
+
 @dataclass(slots=True)
 class _Running:
     """The turn of a lane that is under way."""
@@ -93,6 +100,7 @@ class _Running:
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     steering: list[str] = field(default_factory=list)
     stopped: bool = False
+    abandoned: bool = False
     partial: str = ""
     usage: Usage = field(default_factory=Usage)
 
@@ -127,8 +135,12 @@ class Chats:
         clock: Clock,
         journal: Journal,
         own_tools: OwnToolsOf | None = None,
+        owner: str | None = None,
+        may_take_over: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._store = ConversationStore(database)
+        self._store = ConversationStore(database, owner=owner)
+        self._is_shared = owner is not None
+        self._may_take_over = may_take_over
         self._agent = agent
         self._clock = clock
         self._journal = journal
@@ -144,13 +156,16 @@ class Chats:
 
         Turns that are under way then are left as they are in the database; the next start goes on with them.
         """
-        for holders in ("run:", "api:"):  # nobody waits for these any more
-            await self._agent.approvals.void(holder_prefix=holders)
+        if not self._is_shared:  # else those of other gateways are among them; time closes ours
+            for holders in ("run:", "api:"):  # nobody waits for these any more
+                await self._agent.approvals.void(holder_prefix=holders)
         await self._agent.files.forget_old()
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
                 task_status.started()
+                if self._is_shared:
+                    await self._keep_taking_over()
                 await anyio.sleep_forever()
         finally:
             self._closing = True
@@ -166,6 +181,29 @@ class Chats:
         """
         for row in await self._store.unfinished_turns():
             self._enqueue(row.conversation, row.id)
+
+    async def _keep_taking_over(self) -> None:
+        """What a gateway that is gone had to do moves to one that lives."""
+        while True:
+            await self._clock.sleep(TAKE_OVER_EVERY)
+            if not (self._begun and self._may_take_over()) or self._closing:
+                continue
+            try:
+                await self.resume()
+            except DatabaseError as error:
+                LOG.warning("the chats of other nodes were not looked for: %s", error.what)
+
+    def cut_off(self) -> None:
+        """Leave every turn under way as it is in the database, for another gateway to go on with, or for us later."""
+        for lane in self._lanes.values():
+            if lane.running is not None:
+                lane.running.abandoned = True
+                lane.running.scope.cancel()
+
+    def leave(self) -> None:
+        """Begin nothing more, and `cut_off` what is under way."""
+        self._closing = True
+        self.cut_off()
 
     def begin(self) -> None:
         """Work on what waits, and from now on on each message as it comes.  Until then they are only kept."""
@@ -289,7 +327,8 @@ class Chats:
             over = self._over.setdefault(turn_id, anyio.Event())
             row = await self._store.turn(turn_id)
             if not row.state.is_over:
-                await over.wait()
+                with anyio.move_on_after(TAKE_OVER_EVERY if self._is_shared else float("inf")):
+                    await over.wait()
                 continue
             self._is_over(turn_id)  # wakes whoever else waits
             if not row.merged_into:
@@ -351,6 +390,12 @@ class Chats:
                 turn_id = lane.waiting.popleft()
                 try:
                     await self._run_turn(lane, turn_id)
+                except TurnElsewhere:
+                    lane.running = None
+                except _Abandoned:
+                    lane.waiting.appendleft(turn_id)
+                    lane.running = None
+                    await self._clock.sleep(RETRY_WRITES_EVERY)
                 except DatabaseError as error:
                     LOG.error("turn %s could not be written down: %s", turn_id, error)  # noqa: TRY400 - it says all
                     lane.waiting.appendleft(turn_id)
@@ -372,6 +417,8 @@ class Chats:
         self._journal.append("turn.started", subject=found.key, turn=row.id, conversation=row.conversation)
         record = _Record(self._store, lane, running, clock=self._clock, on_merged=self._is_over)
         ended = await self._outcome(found, running, record, again=again)
+        if running.abandoned:
+            raise _Abandoned
         await self._end(found, lane, running, ended)
 
     async def _outcome(self, found: Conversation, running: _Running, record: _Record, *, again: bool) -> TurnEnded:

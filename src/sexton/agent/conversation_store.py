@@ -9,12 +9,12 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, final
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, or_, select, tuple_, update
 
 from sexton.agent.conversation import ChatSettings, Conversation, ConversationRecord, Found, TurnRow, TurnState
 from sexton.agent.messages import Attachment, CallRecord, CallState, Message, Role, UserMessage
-from sexton.database import Database, attachment, conversation, message, message_call, search_on, turn
-from sexton.errors import UsageError
+from sexton.database import Database, attachment, conversation, message, message_call, node, search_on, turn
+from sexton.errors import SextonError, UsageError
 from sexton.journal import JSON
 
 TITLE_LENGTH = 80
@@ -34,10 +34,21 @@ def new_id() -> str:
     return f"{uuid.uuid1().time:016x}{uuid.uuid4().hex[:8]}"
 
 
+class ConversationElsewhere(SextonError):
+    """Another gateway on this database has turns of the conversation to do."""
+
+
+class TurnElsewhere(Exception):
+    """Another gateway has taken the turn over: it is not ours to do any more."""
+
+
 @final
 class ConversationStore:
-    def __init__(self, database: Database) -> None:
+    """`owner` is this gateway's id among the nodes, where several share the database; None: there is one."""
+
+    def __init__(self, database: Database, *, owner: str | None = None) -> None:
         self._database = database
+        self._owner = owner
 
     # Conversations
 
@@ -117,6 +128,8 @@ class ConversationStore:
             _find(connection, conversation_id)
             if key is not None and (known := _turn_by_key(connection, conversation_id, key)):
                 return known, False
+            if self._owner is not None:
+                _require_here(connection, conversation_id, self._owner)
             made = new_id()
             connection.execute(
                 insert(turn).values(
@@ -129,6 +142,7 @@ class ConversationStore:
                     text="",
                     usage={},
                     created_at=at,
+                    owner=self._owner,
                 )
             )
             _add_attachments(connection, conversation_id, made, 0, "", said.images)
@@ -141,9 +155,11 @@ class ConversationStore:
         """Mark it as under way; its message joins the conversation, unless it did so before a restart.
 
         Returns the row and whether it was under way before: then the calls of which nobody knows the end are marked so.
+        Raises TurnElsewhere.
         """
 
         def work(connection: Connection) -> tuple[TurnRow, bool]:
+            self._require_ours(connection, turn_id)
             row = _turn(connection, turn_id)
             again = row.state is TurnState.RUNNING
             values: dict[str, Any] = {"state": str(TurnState.RUNNING), "attempt": row.attempt + 1}
@@ -180,9 +196,13 @@ class ConversationStore:
         partial: str,
         at: datetime,
     ) -> None:
-        """What became of a turn; `partial` is what the model had said of a message that it did not finish."""
+        """What became of a turn; `partial` is what the model had said of a message that it did not finish.
+
+        Raises TurnElsewhere.
+        """
 
         def work(connection: Connection) -> None:
+            self._require_ours(connection, turn_id)
             row = _turn(connection, turn_id)
             values = {"state": str(state), "text": text, "usage": dict(usage), "error": error, "hint": hint}
             connection.execute(update(turn).where(turn.c.id == turn_id).values(**values, ended_at=at))
@@ -198,13 +218,25 @@ class ConversationStore:
         return await self._database.read(lambda connection: _turn(connection, turn_id))
 
     async def unfinished_turns(self) -> tuple[TurnRow, ...]:
-        """Those that were waiting or under way when the last gateway ended, oldest first."""
+        """Those that were waiting or under way when their gateway ended, oldest first; from now on they are ours."""
 
         def work(connection: Connection) -> tuple[TurnRow, ...]:
-            rows = connection.execute(select(turn).where(turn.c.state.in_(_ACTIVE)).order_by(turn.c.id)).all()
+            left: ColumnElement[bool] = turn.c.state.in_(_ACTIVE)
+            if self._owner is not None:
+                left &= or_(turn.c.owner.is_(None), turn.c.owner.not_in(select(node.c.id)))
+            rows = connection.execute(select(turn).where(left).order_by(turn.c.id)).all()
+            if rows and self._owner is not None:
+                mine = turn.c.id.in_([row.id for row in rows])
+                connection.execute(update(turn).where(mine).values(owner=self._owner))
             return tuple(_turn_of(connection, row) for row in rows)
 
-        return await self._database.read(work)
+        return await (self._database.read(work) if self._owner is None else self._database.write(work))
+
+    def _require_ours(self, connection: Connection, turn_id: str) -> None:
+        if self._owner is None:
+            return
+        if connection.execute(select(turn.c.owner).where(turn.c.id == turn_id)).scalar() != self._owner:
+            raise TurnElsewhere
 
     # Messages
 
@@ -246,6 +278,21 @@ class ConversationStore:
             return known[number]
 
         return await self._database.write(work)
+
+
+def _require_here(connection: Connection, conversation_id: str, owner: str) -> None:
+    """Raises ConversationElsewhere if a gateway that lives has turns of it to do, and is not this one."""
+    elsewhere = (
+        select(node.c.name)
+        .join(turn, turn.c.owner == node.c.id)
+        .where(turn.c.conversation == conversation_id, turn.c.state.in_(_ACTIVE), node.c.id != owner)
+        .limit(1)
+    )
+    if (name := connection.execute(elsewhere).scalar()) is not None:
+        raise ConversationElsewhere(
+            f"The node '{name}' is at work on this conversation.",
+            hint="talk to that one, or wait until it has answered; then any node will do",
+        )
 
 
 def clean(said: str) -> str:

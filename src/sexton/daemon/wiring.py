@@ -116,6 +116,11 @@ async def running_parts(
         local_models = LocalModels(containment, data_dir=data_dir, clock=clock, journal=journal)
         await stack.enter_async_context(running(local_models.run))
         agent = agent_of(settings, pool, local_models, database, journal=journal, clock=clock, data_dir=data_dir)
+
+        def cut_off() -> None:
+            chats.cut_off()
+            containment.kill_all()
+
         offer = Offer(name=node, labels=settings.node.labels, servers=pool.servers if is_shared else None)
         engine = engine_for(settings.database, capacity=capacity, offer=offer, clock=clock)
         if engine is not None:
@@ -132,7 +137,7 @@ async def running_parts(
             place=place_of(data_dir) if is_shared else None,
             lease=lease,
             uptime=uptime,
-            on_cut_off=containment.kill_all,
+            on_cut_off=cut_off,
             describe=partial(describe_node, settings, pool, containment.trees if is_shared else tuple),
             redactor=redactor,
         )
@@ -142,10 +147,20 @@ async def running_parts(
         own_tools = SextonTools(
             scheduler, MemoryStore(database), pool, deliveries, clock=clock, config=lambda: agent.config
         )
-        chats = Chats(database, agent, clock=clock, journal=journal, own_tools=own_tools)
+        chats = Chats(
+            database,
+            agent,
+            clock=clock,
+            journal=journal,
+            own_tools=own_tools,
+            owner=scheduler.node_id if is_shared else None,
+            may_take_over=lambda: scheduler.is_open,
+        )
         await stack.enter_async_context(running(chats.run))
         await chats.resume()
         await stack.enter_async_context(running(scheduler.run))
+        if is_shared:
+            stack.callback(chats.leave)  # before the scheduler says that we are gone, and others take turns over
         channels = await _channels(settings, database, chats, deliveries, clock=clock, journal=journal)
         logins = Logins(clock)
         tokens = Tokens(database, clock=clock, logins=logins)

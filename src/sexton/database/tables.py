@@ -312,6 +312,8 @@ turn = Table(
     Column("created_at", Instant, nullable=False),
     Column("started_at", Instant),
     Column("ended_at", Instant),
+    # The gateway that has it to do, where several share the database.
+    Column("owner", String(64)),
     UniqueConstraint("conversation", "message_key"),
     Index("ix_turn_state", "state", "id"),
 )

@@ -281,6 +281,11 @@ class Scheduler:
         return replace(self._gateway, offers=self._describe())
 
     @property
+    def is_open(self) -> bool:
+        """Whether this node takes more work: it is neither drained nor stopping nor cut off."""
+        return not self._is_closed
+
+    @property
     def node_id(self) -> str:
         """Names this process among the nodes."""
         return self._gateway.id
