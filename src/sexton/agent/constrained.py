@@ -130,7 +130,7 @@ def _action_schema(tools: Sequence[_Tool], *, may_reply: bool, exact: bool) -> D
         arguments = _slim_tool(tool.schema, f"t{number}_", definitions) if exact else {"type": "object"}
         actions.append(_action(tool.name, "arguments", arguments))
     if may_reply:
-        actions.append(_action(REPLY, "text", {"type": "string"}))
+        actions.append(_action(REPLY, "text", {"type": "string", "minLength": 1}))
     schema: Document = {"anyOf": actions} if len(actions) > 1 else actions[0]
     return schema | ({"$defs": definitions} if definitions else {})
 
