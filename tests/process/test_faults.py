@@ -68,6 +68,26 @@ def _start_or_none(containment: Containment, program: Program) -> ProcessTree | 
         return pytest.fail(str(error)) if "Too many open files" not in str(error) else None
 
 
+async def test_a_tree_can_be_ended_when_the_limit_was_lowered_below_its_descriptors(
+    containment: Containment, program: Program
+) -> None:
+    """`prlimit --nofile` on a running gateway; dup2(2) takes no number that is not below the limit."""
+    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with containment.start(program(*POLITE)) as tree:
+        assert await read_line(tree) == b"up\n"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (tree.stdin, limits[1]))
+        try:
+            tree.release()
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.write(tree.stdin, b"nobody reads this")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert (await tree.wait_gone()).reason is EndReason.RELEASED
+    del tree
+    wait_until(lambda: set(os.listdir("/proc/self/fd")) == before, within=PATIENCE)  # noqa: PTH208
+
+
 @pytest.mark.parametrize("spare", [0, 1, 3, 6])
 async def test_a_warden_without_descriptors_says_so_and_recovers(
     containment: Containment, program: Program, spare: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from fake_clock import FakeClock, settle
+from fake_clock import FakeClock
 from gateway_bench import FakeTree
 from sexton.gateway.dashboard.attention import concerns_of
 from sexton.gateway.dashboard.plot import plot, spark
@@ -150,6 +151,8 @@ async def test_nobody_is_asked_for_samples_while_there_are_no_trees() -> None:
     def ask() -> list[FakeTree]:
         nonlocal asked
         asked += 1
+        if asked == 2:
+            raise OSError(errno.EMFILE, "no descriptor is left")
         return trees
 
     samples = MemorySamples()
@@ -161,8 +164,7 @@ async def test_nobody_is_asked_for_samples_while_there_are_no_trees() -> None:
             assert asked == 1
             trees.append(FakeTree(started_at=clock.now()))
             journal.append("server.starting", subject="time")
-            await settle()
-            await clock.advance(5)
+            await _advance_until(clock, lambda: asked >= 3)
             await _until(lambda: bool(samples.all()))
             tasks.cancel_scope.cancel()
 
@@ -172,6 +174,12 @@ def _sample(samples: MemorySamples, ask: Any, journal: Journal, clock: FakeClock
         await keep_sampling(samples, ask, journal=journal, clock=clock, task_status=task_status)
 
     return start
+
+
+async def _advance_until(clock: FakeClock, condition: Any) -> None:
+    while not condition():
+        await clock.advance(5)
+        await anyio.sleep(0.005)  # a thread is asked
 
 
 async def _until(condition: Any) -> None:

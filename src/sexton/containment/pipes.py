@@ -22,6 +22,7 @@ class Pipes:
         self.stdout = stdout
         self._lock = threading.Lock()
         self._is_stdin_open = True
+        self._keeps_stdin = True
         self._is_open = True
         os.set_blocking(stdin, False)
         os.set_blocking(stdout, False)
@@ -33,14 +34,21 @@ class Pipes:
                 return
             self._is_stdin_open = False
             _wake_waiters(self.stdin)
-            os.dup2(_broken_pipe(), self.stdin, inheritable=False)
+            nowhere = _broken_pipe()
+            try:
+                os.dup2(nowhere, self.stdin, inheritable=False)
+            except (
+                OSError
+            ):  # the limit was lowered below that number (dup2(2)): nobody gets it again before it is raised
+                self._keeps_stdin = False
+                os.close(self.stdin)
 
     def close(self) -> None:
         with self._lock:
             if not self._is_open:
                 return
             self._is_open = self._is_stdin_open = False
-            for descriptor in (self.stdin, self.stdout):
+            for descriptor in (self.stdin, self.stdout) if self._keeps_stdin else (self.stdout,):
                 _wake_waiters(descriptor)
                 os.close(descriptor)
 

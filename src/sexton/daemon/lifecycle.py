@@ -35,7 +35,7 @@ from sexton.daemon.settings_watch import SettingsWatch
 from sexton.daemon.telemetry import telemetry
 from sexton.daemon.terminal import ControllingTerminal
 from sexton.daemon.tool_check import unknown_tools
-from sexton.daemon.wiring import Parts, change_targets, running_parts
+from sexton.daemon.wiring import Parts, change_targets, running_parts, trees_now
 from sexton.errors import SextonError
 from sexton.gateway.http import OWNER, login_path
 from sexton.journal import JSON, Event, Journal
@@ -124,7 +124,7 @@ class _Lifecycle:
 
     def _left(self) -> list[JSON]:
         """The names of the trees that even SIGKILL has not ended; their keepers go on trying."""
-        return [tree.name for tree in self._parts.containment.trees()] if self._parts else []
+        return [tree.name for tree in trees_now(self._parts.containment.trees)] if self._parts else []
 
     async def _live(self) -> None:
         parts = running_parts(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -101,12 +102,16 @@ async def keep_sampling(
     every: float = EVERY,
     task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Fill `samples` every so many seconds, until cancelled.  `trees` reads files, so it is called in a thread."""
+    """Fill `samples` every so many seconds, until cancelled.  `trees` reads files, so it is called in a thread.
+
+    Where it cannot read them, because no descriptor is left, a sample is missing.
+    """
     task_status.started()
     while True:
         last_event = journal.last_id
-        found = await anyio.to_thread.run_sync(partial(trees), abandon_on_cancel=True)
-        samples.record(found, now=clock.now())
-        if not found:
-            await journal.wait_after(last_event)
+        with suppress(OSError):
+            found = await anyio.to_thread.run_sync(partial(trees), abandon_on_cancel=True)
+            samples.record(found, now=clock.now())
+            if not found:
+                await journal.wait_after(last_event)
         await clock.sleep(every)
