@@ -342,7 +342,7 @@ def run_on_copy(mutant: Mutant | None, tests: tuple[str, ...]) -> bool:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests],
             cwd=copy,
-            env={**os.environ, "PYTHONPATH": str(copy / "src")},
+            env={**os.environ, "PYTHONPATH": str(copy / "src"), "SEXTON_TIMED": "1", "SEXTON_PATIENCE": "10"},
             capture_output=True,
             text=True,
             check=False,

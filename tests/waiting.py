@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-PATIENCE = 60.0
+PATIENCE = float(os.environ.get("SEXTON_PATIENCE", "60"))
 """Seconds after which a test gives up; what it waits for takes far less, on a slow and loaded machine too."""
 
 

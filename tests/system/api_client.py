@@ -93,3 +93,10 @@ class Flight:
             self._answer = client.ask("POST", "/calls", body, within=120)
         except (OSError, http.client.HTTPException) as failure:
             self._failure = failure
+
+
+def holders(gateway: GatewayProcess) -> list[str]:
+    """Who uses any of its servers, by the gateway's own list."""
+    status, servers = ApiClient(gateway).ask("GET", "/servers")
+    assert status == 200, servers
+    return [str(holder) for server in servers for holder in server["holders"]]

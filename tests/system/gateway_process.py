@@ -21,6 +21,35 @@ from zoo.oracles import TruthGroup, describe, truth_hierarchy
 SERVER = Path(__file__).with_name("stdio_server.py")
 JOIN = 'echo $$ > "$0" && exec "$@"'
 
+BUSY = """
+drain_timeout = "500ms"
+[servers.small]
+@SERVER --helper@
+
+[servers.other]
+@SERVER@
+
+[jobs.holder]
+at = "start"
+call = "small.slow"
+arguments = { seconds = 600, text = "held", mark = "MARK", until = "GO" }
+
+[jobs.quick]
+every = "1s"
+command = ["echo", "quick"]
+"""
+"""A run holds a server, and makes the file MARK, until there is the file GO; another comes every second."""
+
+
+def write_busy(gateway: GatewayProcess, *more: str) -> GatewayProcess:
+    """Settings with a run that holds a server from `mark` on until `go`, both in the gateway's folder."""
+    text = "\n".join((BUSY, *more)).replace("MARK", str(gateway.folder / "mark"))
+    return gateway.write(text.replace("GO", str(gateway.folder / "go")))
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
 
 def wait_for(condition: Callable[[], Any], *, within: float = PATIENCE, what: str) -> Any:
     """What `condition` answers as soon as that is true.  Raises AssertionError after `within` seconds."""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-
+from small_disk import fill, small_disk
 from system.gateway_process import GatewayProcess
 from waiting import PATIENCE
 
@@ -57,22 +53,9 @@ def test_a_second_gateway_on_one_data_folder(gateway: GatewayProcess) -> None:
     gateway.stop()
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[None]:
-    folder.mkdir(exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    mounted = subprocess.run(mount, capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip("a disk of its own needs the right to mount one")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
-
-
 def test_a_full_disk_at_the_start(gateway: GatewayProcess) -> None:
     gateway.write(QUIET)
-    with small_disk(gateway.data, "16k"):
+    with small_disk(gateway.data, kilobytes=16):
         status, said = fail_to_start(gateway)
     assert status == 1
     assert "No space left on device" in said
@@ -81,13 +64,10 @@ def test_a_full_disk_at_the_start(gateway: GatewayProcess) -> None:
 
 def test_a_disk_that_fills_up_and_empties_again(gateway: GatewayProcess) -> None:
     gateway.write(QUIET)
-    with small_disk(gateway.data, "4m"):
+    with small_disk(gateway.data, kilobytes=4096):
         gateway.up()
         gateway.wait_event("run.ended", state="ran")
-        ballast = gateway.data / "ballast"
-        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-            while file.write(bytes(4096)):
-                pass
+        ballast = fill(gateway.data)
         gateway.wait_line("(?i)space|full", within=PATIENCE)
         ballast.unlink()
         count = len(gateway.events("run.ended", state="ran"))

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from small_disk import fill, small_disk
-from system.api_client import ApiClient
+from system.api_client import ApiClient, holders
 from system.gateway_process import GatewayProcess, wait_for
 from waiting import PATIENCE
 
@@ -162,12 +162,6 @@ def test_a_damaged_database_stops_no_server_and_no_stop(gateway: GatewayProcess)
     gateway.up()
     gateway.wait_event("run.ended", subject="holder", state="ran", output="held")
     gateway.stop()
-
-
-def holders(gateway: GatewayProcess) -> list[str]:
-    status, servers = ApiClient(gateway).ask("GET", "/servers")
-    assert status == 200, servers
-    return [holder for server in servers for holder in server["holders"]]
 
 
 def test_a_row_that_nobody_wrote_ends_nothing(gateway: GatewayProcess) -> None:

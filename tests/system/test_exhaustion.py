@@ -24,27 +24,9 @@ import pytest
 
 from small_disk import fill, small_disk
 from system.api_client import ApiClient, Flight
-from system.gateway_process import GatewayProcess, wait_for
+from system.gateway_process import GatewayProcess, parent_of, wait_for, write_busy
 from waiting import PATIENCE
 from zoo.oracles import mounted_hierarchies
-
-SETTINGS = """
-drain_timeout = "500ms"
-[servers.small]
-@SERVER --helper@
-
-[servers.other]
-@SERVER@
-
-[jobs.holder]
-at = "start"
-call = "small.slow"
-arguments = { seconds = 600, text = "held", mark = "MARK", until = "GO" }
-
-[jobs.quick]
-every = "1s"
-command = ["echo", "quick"]
-"""
 
 
 @pytest.fixture
@@ -54,8 +36,7 @@ def busy(gateway: GatewayProcess) -> GatewayProcess:
 
 def start_busy(gateway: GatewayProcess) -> GatewayProcess:
     """A gateway with a run in the middle of a call."""
-    text = SETTINGS.replace("MARK", str(gateway.folder / "mark")).replace("GO", str(gateway.folder / "go"))
-    gateway.write(text).up()
+    write_busy(gateway).up()
     wait_for((gateway.folder / "mark").exists, within=PATIENCE, what="the call of the run has arrived")
     gateway.wait_event("run.ended", subject="quick", state="ran")
     return gateway
@@ -77,10 +58,6 @@ def prove_it_goes_on(gateway: GatewayProcess) -> None:
 def keeper_of(gateway: GatewayProcess) -> int:
     """The keeper of the small server."""
     return next(int(tree["keeper_pid"]) for tree in gateway.cli("ps")["trees"] if tree["name"] == "small")
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @contextmanager

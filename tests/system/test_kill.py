@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from system.gateway_process import GatewayProcess, wait_for
+from system.gateway_process import GatewayProcess, parent_of, wait_for
 from waiting import PATIENCE, promised
 
 BUSY = """
@@ -47,11 +47,6 @@ def tree_of(gateway: GatewayProcess) -> Mapping[str, Any]:
     """The tree of the small server, as `sexton ps` shows it."""
     trees: list[Mapping[str, Any]] = gateway.cli("ps")["trees"]
     return next(tree for tree in trees if tree["name"] == "small")
-
-
-def parent_of(pid: int) -> int:
-    with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123 - proc, not a path of ours
-        return int(file.read().rpartition(")")[2].split()[1])
 
 
 def test_after_the_gateway_nothing_is_left_and_the_next_one_goes_on(busy: GatewayProcess) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 
+from system.api_client import holders
 from system.gateway_process import GatewayProcess, wait_for
 from waiting import PATIENCE
 
@@ -185,8 +186,3 @@ def test_what_is_open_ends_when_its_token_is_revoked(gateway: GatewayProcess) ->
     assert (refused.returncode, "did you mean 'few'" in refused.stderr) == (2, True)
     gateway.stop()
     mine_too.join(PATIENCE)
-
-
-def holders(gateway: GatewayProcess) -> list[str]:
-    [small] = [server for server in gateway.cli("servers") if server["name"] == "small"]
-    return [str(holder) for holder in small["holders"]]

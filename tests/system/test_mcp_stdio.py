@@ -14,6 +14,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, TextContent
 
+from system.api_client import holders
 from system.gateway_process import GatewayProcess, wait_for
 from waiting import PATIENCE, wait_until
 
@@ -211,9 +212,3 @@ def test_it_loads_nothing_heavy(gateway: GatewayProcess) -> None:
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")
     gateway.stop()
-
-
-def holders(gateway: GatewayProcess) -> list[str]:
-    """Who uses the small server, by the gateway's own list."""
-    [small] = [server for server in gateway.cli("servers") if server["name"] == "small"]
-    return [str(holder) for holder in small["holders"]]

@@ -20,27 +20,11 @@ from typing import Any
 import pytest
 
 from system.api_client import ApiClient, Flight
-from system.gateway_process import GatewayProcess, wait_for
+from system.gateway_process import GatewayProcess, parent_of, wait_for, write_busy
 from waiting import PATIENCE
 
 STOPPED = 10.0
-SETTINGS = """
-drain_timeout = "500ms"
-[servers.small]
-@SERVER --helper@
-
-[servers.other]
-@SERVER@
-
-[jobs.holder]
-at = "start"
-call = "small.slow"
-arguments = { seconds = 600, text = "held", mark = "MARK", until = "GO" }
-
-[jobs.quick]
-every = "1s"
-command = ["echo", "quick"]
-
+LIMITED = """
 [jobs.limited]
 command = ["sh", "-c", "> MARKLIMITED; while [ ! -e GO ]; do sleep 0.05; done; echo in time"]
 timeout = "9s"
@@ -54,8 +38,7 @@ class Busy:
         self.gateway = gateway
         self.go = gateway.folder / "go"
         self.mark = gateway.folder / "mark"
-        text = SETTINGS.replace("MARKLIMITED", f"{self.mark}-limited")
-        gateway.write(text.replace("MARK", str(self.mark)).replace("GO", str(self.go))).up()
+        write_busy(gateway, LIMITED.replace("MARKLIMITED", f"{self.mark}-limited")).up()
         self.client = ApiClient(gateway)
         self.wait_arrived(1)
         self.pid = self.client.call("small", "pid").text(within=PATIENCE)
@@ -109,10 +92,6 @@ def stopped(*pids: int) -> Iterator[None]:
 
 def state_of(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def let_pass(seconds: float) -> None:
