@@ -100,37 +100,45 @@ class Catalogue:
         self._unprobed: dict[str, str] = {}
         self._unsaved: set[str] = set()
         self._introductions: dict[str, Introduction] = {}
+        self._identities: dict[str, tuple[ServerConfig, str]] = {}
 
     def tools(self, config: ServerConfig) -> tuple[Tool, ...] | None:
         """Return what is known of a server's tools, as it listed them, or None when it was never asked."""
-        identity = config.identity()
+        identity = self._identity(config)
         if identity not in self._known and identity not in self._unreadable:
             self._read(identity)
         return self._known.get(identity)
 
+    def _identity(self, config: ServerConfig) -> str:
+        """The identity of `config`, which is asked for at every call and costs a hash."""
+        known = self._identities.get(config.name)
+        if known is None or known[0] is not config:
+            known = self._identities[config.name] = (config, config.identity())
+        return known[1]
+
     def record(self, config: ServerConfig, tools: tuple[Tool, ...]) -> bool:
         """Remember what a server listed.  Return whether that is news, so that it should be saved."""
         before = self.tools(config)
-        self._known[config.identity()] = tools
+        self._known[self._identity(config)] = tools
         return before is None or _dump(before) != _dump(tools)
 
     def advised(self, config: ServerConfig) -> ServerConfig:
         """Return how to start a server: in the legacy way, if it is known to die of the probe, or to ignore it."""
         self.tools(config)  # reads the file
-        legacy = config.protocol == "auto" and config.identity() in self._unprobed
+        legacy = config.protocol == "auto" and self._identity(config) in self._unprobed
         return replace(config, protocol="legacy") if legacy else config
 
     def introduction(self, config: ServerConfig) -> Introduction | None:
         """Return what the server said of itself when it was last started, or None when it never was."""
         self.tools(config)  # reads the file
-        return self._introductions.get(config.identity())
+        return self._introductions.get(self._identity(config))
 
     def learn(self, config: ServerConfig, introduced: Introduction, *, probe_unwelcome: bool) -> None:
         """Remember what a server that has started said of itself, and whether it is better not asked `server/discover`.
 
         Another name or version than last time may speak another protocol, and is asked again.
         """
-        identity, introduction = config.identity(), introduced.words() or ""
+        identity, introduction = self._identity(config), introduced.words() or ""
         if self._introductions.get(identity) != introduced:
             self._introductions[identity] = introduced
             self._unsaved.add(identity)
@@ -142,16 +150,16 @@ class Catalogue:
 
     def unlearn(self, config: ServerConfig) -> None:
         """Forget what `learn` was told: the server did not start."""
-        if self._unprobed.pop(config.identity(), None) is not None:
-            self._unsaved.add(config.identity())
+        if self._unprobed.pop(self._identity(config), None) is not None:
+            self._unsaved.add(self._identity(config))
 
     def needs_saving(self, config: ServerConfig) -> bool:
         """Say whether more has been learned of a server than stands on the disk, apart from its tools."""
-        return config.identity() in self._unsaved
+        return self._identity(config) in self._unsaved
 
     def save(self, config: ServerConfig) -> None:
         """Write what is known of a server to disk.  Blocks; raises OSError."""
-        identity = config.identity()
+        identity = self._identity(config)
         self._unsaved.discard(identity)
         document: dict[str, Any] = {"format": FORMAT, "server": config.name, "tools": _dump(self._known[identity])}
         if identity in self._unprobed:
