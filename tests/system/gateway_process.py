@@ -73,6 +73,8 @@ class GatewayProcess:
         self.settings = folder / "sexton.toml"
         self.data = folder / "state"
         self.program: tuple[str, ...] = ("-m", "sexton")
+        self.database: str | None = None
+        """For the settings; None: the file in the data folder."""
         self.lines: list[str] = []
         self.process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -88,7 +90,8 @@ class GatewayProcess:
         `@SERVER ARGUMENT …@` stands for the command of the small server with those arguments.
         """
         draft = self.folder / ".draft"
-        draft.write_text('listen = "127.0.0.1:0"\n' + re.sub(r"@SERVER(.*)@", _server_keys, text))
+        database = f'database = "{self.database}"\n' if self.database else ""
+        draft.write_text(f'listen = "127.0.0.1:0"\n{database}' + re.sub(r"@SERVER(.*)@", _server_keys, text))
         draft.chmod(0o600)
         draft.replace(self.settings)
         return self

@@ -58,6 +58,7 @@ def peer() -> Iterator[HttpPeer]:
         yield made
 
 
+@pytest.mark.usefixtures("each_database")
 def test_ten_turns_and_their_deliveries_outlive_a_kill_and_nothing_is_done_twice(
     gateway: GatewayProcess, model: ScriptedModel, peer: HttpPeer, tmp_path: Path
 ) -> None:

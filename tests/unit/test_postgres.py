@@ -10,6 +10,7 @@ import anyio
 import pytest
 from sqlalchemy import Connection, func, insert, select, text, update
 
+from cutting_proxy import Cut, CuttingProxy, cutting_proxy
 from postgres_server import PASSWORD, PostgresServer
 from sexton import database as tables
 from sexton.database import Database, DatabaseError, Failure, PostgresUrl
@@ -145,6 +146,58 @@ async def test_work_that_was_cut_off_is_done_again_and_once(url: PostgresUrl, po
     async with Database.open(url) as database:
         await database.write(cut_off_once)
         assert (attempts, await database.read(count_nodes)) == (2, 2)
+
+
+@pytest.mark.parametrize(("cut", "attempts"), [(Cut.BEFORE, 2), (Cut.AFTER, 1)])
+async def test_a_connection_that_is_lost_at_the_commit(
+    url: PostgresUrl, postgres: PostgresServer, cut: Cut, attempts: int
+) -> None:
+    """The server is asked what became of it: work that was committed is not done again, and its result is not lost."""
+    made = []
+
+    def add(connection: Connection) -> str:
+        made.append(1)
+        add_node(connection, f"n{len(made)}")
+        return "done"
+
+    with cutting_proxy(postgres.port) as proxy:
+        async with Database.open(through(proxy, url)) as database:
+            proxy.next_commit = cut
+            assert await database.write(add) == "done"
+            assert (proxy.cuts, len(made)) == (1, attempts)
+            assert await database.read(count_nodes) == 1
+
+
+async def test_a_commit_whose_outcome_nobody_can_tell(
+    url: PostgresUrl, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sexton.database.postgres.DOUBT_LASTS", 0.5)
+    with cutting_proxy(postgres.port) as proxy:
+        async with Database.open(through(proxy, url)) as database:
+            proxy.next_commit, proxy.takes_more = Cut.AFTER, False
+            with pytest.raises(DatabaseError, match="lost at a commit") as raised:
+                await database.write(lambda connection: add_node(connection, "n"))
+            assert raised.value.failure is Failure.AWAY
+            proxy.takes_more = True
+            assert await database.read(count_nodes) == 1
+
+
+def through(proxy: CuttingProxy, url: PostgresUrl) -> PostgresUrl:
+    head, _, name = url.text.rpartition("/")
+    return PostgresUrl(f"{head.rpartition(':')[0]}:{proxy.port}/{name}")
+
+
+async def test_an_examination_tells_what_is_wrong_and_changes_nothing(
+    url: PostgresUrl, postgres: PostgresServer
+) -> None:
+    await Database.examine(url)
+    assert (
+        postgres.admin("SELECT 1 FROM pg_tables WHERE schemaname = 'public'", database=url.text.rpartition("/")[2])
+        == []
+    )
+    with pytest.raises(DatabaseError) as raised:
+        await Database.examine(postgres.url("nowhere"))
+    assert raised.value.failure is Failure.NO_DATABASE
 
 
 async def test_texts_and_numbers_that_postgresql_does_not_take(url: PostgresUrl) -> None:

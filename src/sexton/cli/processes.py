@@ -14,6 +14,7 @@ from sexton.cli.connection import connect_if_running
 from sexton.cli.gateway_client import GatewayClient, SilentGatewayError
 from sexton.cli.options import ConfigOption, DataOption, JsonOption, places_of, wants_json
 from sexton.cli.output import print_json, print_table, say, styled_state, tell_error
+from sexton.cli.places import Places
 from sexton.errors import UsageError
 from sexton.gateway.documents import ProcessesDocument, ReapDocument, TreeDocument
 from sexton.gateway.figures import age, counted, size
@@ -204,14 +205,17 @@ def doctor(
 
     Each guarantee with its level, the evidence, and what would make it firmer.  Exit status 1 if there are problems.
     """
-    folder = places_of(context, config, data).data_dir()
+    places = places_of(context, config, data)
+    folder = places.data_dir()
     gateway = connect_if_running(context, folder)
     report: Mapping[str, Any] = gateway.get("doctor", timeout=60) if gateway else _examine(folder)
+    trouble = gateway.get("status")["database"] if gateway else _examine_database(places)
+    report = {**report, "database": trouble}
     if wants_json(context, as_json):
         print_json(report)
     else:
         _print_diagnosis(report)
-    if report["boundary"] is None or report["problems"]:
+    if report["boundary"] is None or report["problems"] or trouble:
         raise typer.Exit(1)
 
 
@@ -225,6 +229,23 @@ def _examine(folder: Path) -> Mapping[str, Any]:
     return report
 
 
+def _examine_database(places: Places) -> Mapping[str, Any] | None:
+    """What keeps a gateway from using the database of the settings; None: nothing, or there are no settings to read."""
+    import anyio
+
+    from sexton.daemon.settings import load_settings
+    from sexton.database import Database, DatabaseError
+
+    try:
+        location = load_settings(places.find_config()).database or places.data_dir() / "sexton.db"
+        anyio.run(Database.examine, location)
+    except DatabaseError as error:
+        return {"failure": str(error.failure), "what": error.what, "hint": error.hint}
+    except UsageError:  # `sexton up` tells, with file and line.
+        return None
+    return None
+
+
 def _print_diagnosis(report: Mapping[str, Any]) -> None:
     say(Text.assemble("boundary: ", (report["backend"], "bold")))
     for guarantee in report["guarantees"]:
@@ -232,6 +253,10 @@ def _print_diagnosis(report: Mapping[str, Any]) -> None:
         say(f"  {guarantee['evidence']}")
         if guarantee["fix"]:
             say(f"  Firmer: {guarantee['fix']}")
+    if trouble := report["database"]:
+        say(Text.assemble("\n", ("database", "bold"), ": ", styled_state(trouble["failure"])))
+        say(f"  {trouble['what']}")
+        say(f"  Next: {trouble['hint']}")
     if report["not_covered"]:
         say(Text("\nNot covered anywhere", style="bold"))
         for line in report["not_covered"]:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from sexton.database.backend import Access, Backend
 from sexton.database.failures import Failure
 from sexton.database.location import Location
-from sexton.database.schema import migrate
+from sexton.database.schema import check_schema, migrate
 from sexton.database.sqlite import BUSY_TIMEOUT, SqliteBackend
 from sexton.errors import UsageError
 from sexton.threads import in_thread
@@ -72,6 +72,19 @@ class Database:
             await database._offload(database._prepare, lane=database._writes)
             await database.write(database._migrate)
             yield database
+        finally:
+            with anyio.CancelScope(shield=True):
+                await database._offload(database._backend.close, lane=database._writes)
+
+    @classmethod
+    async def examine(cls, location: Location) -> None:
+        """Try whether a gateway could use it, and change nothing.  Raises what `open` would."""
+        if isinstance(location, Path) and not location.exists():
+            return
+        database = cls(backend_of(location), in_worker_thread)
+        try:
+            await database._offload(database._prepare, lane=database._writes)
+            await database.write(lambda connection: check_schema(connection, database.where))
         finally:
             with anyio.CancelScope(shield=True):
                 await database._offload(database._backend.close, lane=database._writes)

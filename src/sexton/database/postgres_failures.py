@@ -25,7 +25,7 @@ _WORDS: dict[Failure, tuple[str, str]] = {
     ),
     Failure.CROWDED: (
         "The server of the database {where} has no room for us.",
-        "raise max_connections (a gateway takes up to 6) or its memory, or end what holds them (pg_stat_activity)",
+        "raise max_connections (a gateway takes up to 10) or its memory, or end what holds them (pg_stat_activity)",
     ),
     Failure.FORBIDDEN: (
         "The user may not do on the database {where} what the gateway needs.",

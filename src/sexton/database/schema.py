@@ -29,22 +29,35 @@ def migrate(connection: Connection, where: str) -> None:
 
     Raises `DatabaseError` when the schema is that of a newer minor release.
     """
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config = _config()
+    if not _is_behind(connection, where, ScriptDirectory.from_config(config)):
+        return
     config.attributes["connection"] = connection
-    script = ScriptDirectory.from_config(config)
-    head = script.get_current_head()
-    assert head is not None
-    found = MigrationContext.configure(connection).get_current_revision()
-    if found == head:
-        return
-    if found is not None and found not in {revision.revision for revision in script.walk_revisions()}:
-        if _line_of(connection) != LINE:
-            raise newer_schema(where, found, head)
-        return
     command.upgrade(config, "head")
     connection.execute(delete(schema_line))
     connection.execute(insert(schema_line).values(id=1, line=LINE))
+
+
+def check_schema(connection: Connection, where: str) -> None:
+    """Raises `DatabaseError` when `migrate` would."""
+    _is_behind(connection, where, ScriptDirectory.from_config(_config()))
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+def _is_behind(connection: Connection, where: str, script: ScriptDirectory) -> bool:
+    head = script.get_current_head()
+    assert head is not None
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found is None or found in {revision.revision for revision in script.walk_revisions()}:
+        return found != head
+    if _line_of(connection) != LINE:
+        raise newer_schema(where, found, head)
+    return False
 
 
 def _line_of(connection: Connection) -> str | None:

@@ -162,8 +162,11 @@ class RunStore:
         return await self._database.write(partial(_finish, claim=claim, end=end, at_end=self._at_end))
 
     async def keep_drafts(self, drafts: Sequence[Draft]) -> None:
-        """Write what running runs have said so far, all in one transaction."""
-        await self._database.write(partial(_keep_drafts, drafts=drafts))
+        """Write what running runs have said so far, all in one transaction.
+
+        Not in turn with other writes: the row of the run is locked first, and only if it runs under the draft's fence.
+        """
+        await self._database.write(partial(_keep_drafts, drafts=drafts), in_turn=False)
 
     async def add_manual_run(self, name: str, *, now: datetime) -> tuple[Run, Mapping[str, str], tuple[Run, ...]]:
         """A waiting run by hand, with what it replaces: running runs to cancel, waiting ones that were cancelled."""

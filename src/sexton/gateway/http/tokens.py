@@ -139,7 +139,8 @@ class Tokens:
 
     async def _note_use(self, token: Token, now: datetime) -> None:
         try:
-            await self._database.write(partial(_note_use, token_id=token.id, now=now))
+            # One statement on one row, and no harm if it happens twice.
+            await self._database.write(partial(_note_use, token_id=token.id, now=now), in_turn=False)
         except DatabaseError as error:  # a full disk must not lock anybody out
             _log.warning("the use of token %r could not be written down: %s", token.name, error.what)
         self._remembered.pop(token.id, None)
