@@ -13,6 +13,7 @@ import anyio
 
 from fake_clock import FakeClock, settle
 from scheduling import open_database
+from sexton.agent import Attachment as AgentFile
 from sexton.gateway.channels import (
     AccessRules,
     ChannelDown,
@@ -22,10 +23,14 @@ from sexton.gateway.channels import (
     Inbox,
     Incoming,
     Line,
+    Said,
     WhenBusy,
 )
 from sexton.gateway.deliveries import Deliveries, Delivery, Outbox, Part, SendDelayed, TextLimits
 from sexton.journal import Event, Journal
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
+"""Nobody looks further than at its beginning."""
 
 
 @dataclass
@@ -39,6 +44,8 @@ class FakeChannel:
     working: list[tuple[str, bool]] = field(default_factory=list)
     down: anyio.Event = field(default_factory=anyio.Event)
     refuses: int = 0
+    wants: list[float] = field(default_factory=list)
+    """Seconds that it asks us to wait, for the next messages one each."""
     connections: int = 0
     closed: bool = False
 
@@ -61,6 +68,8 @@ class FakeChannel:
     async def send(self, part: Part) -> str | None:
         if self.line is None:
             raise SendDelayed("It is not connected.")
+        if self.wants:
+            raise SendDelayed("Too many.", after=self.wants.pop(0))
         self.sent.append(part)
         return None
 
@@ -152,8 +161,20 @@ class ScriptedChats:
     approved: list[tuple[str, bool, str]] = field(default_factory=list)
     streams: dict[str, Stream] = field(default_factory=dict)
     failing: list[Exception] = field(default_factory=list)
+    given: list[Said] = field(default_factory=list)
+    settings: list[Any] = field(default_factory=list)
+    made: dict[str, list[AgentFile]] = field(default_factory=dict)
+    """Pictures that come up, by the turn."""
 
-    async def conversation(self, key: str, *, way: str) -> FakeConversation:
+    def say_as(self, said: Said) -> str:
+        self.given.append(said)
+        return said.text
+
+    async def pictures(self, turn_id: str) -> list[AgentFile]:
+        return self.made.get(turn_id, [])
+
+    async def conversation(self, key: str, *, way: str, settings: Any = None) -> FakeConversation:
+        self.settings.append(settings)
         return FakeConversation(key)
 
     async def send(
@@ -234,7 +255,7 @@ async def chatting(
     async with open_database(folder / "sexton.db") as database, anyio.create_task_group() as tasks:
         inbox = Inbox(database)
         deliveries = Deliveries(Outbox(database), clock=clock, journal=journal, owner="here")
-        channels = Channels(inbox, chats, deliveries, say_as=lambda text, author: text, clock=clock, journal=journal)
+        channels = Channels(inbox, chats, deliveries, say_as=chats.say_as, clock=clock, journal=journal)
         setup = ChannelSetup(
             name="chat", kind="fake", options=ChannelOptions(), rules=rules, when_busy=when_busy, names={"me": "room"}
         )

@@ -51,6 +51,8 @@ class DiscordPeer:
     connections: list[_Connection] = field(default_factory=list)
     identified: int = 0
     resumed: int = 0
+    stored: dict[str, bytes] = field(default_factory=dict)
+    """Files that people sent."""
     next_id: int = 1_000
 
     async def write(
@@ -153,6 +155,17 @@ class DiscordPeer:
             request.transport.abort()
         return reply(made)
 
+    def share(self, name: str, kind: str, content: bytes) -> dict[str, Any]:
+        """The file as a message names it."""
+        self.stored[name] = content
+        url = f"{self.url}/cdn/{name}"
+        more = {"content_type": kind, "size": len(content), "url": url, "proxy_url": url}
+        return {"id": self._new(), "filename": name, **more}
+
+    async def download(self, request: web.Request) -> web.Response:
+        content = self.stored.get(request.match_info["name"])
+        return web.Response(status=404) if content is None else web.Response(body=content)
+
     async def type(self, request: web.Request) -> web.Response:
         self.typing.append(request.match_info["channel"])
         return web.Response(status=204)
@@ -227,6 +240,7 @@ async def discord_peer() -> AsyncIterator[DiscordPeer]:
     app.router.add_get("/api/channels/{channel}/messages", peer.messages)
     app.router.add_post("/api/channels/{channel}/messages", peer.send)
     app.router.add_post("/api/channels/{channel}/typing", peer.type)
+    app.router.add_get("/cdn/{name}", peer.download)
     app.router.add_get("/gateway", peer.gateway)
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()

@@ -35,6 +35,8 @@ class SlackPeer:
     tickets: set[str] = field(default_factory=set)
     uploads: dict[str, bytes] = field(default_factory=dict)
     next_id: int = 1
+    stored: dict[str, bytes] = field(default_factory=dict)
+    """Files that people sent."""
     loses: bool = False
     """Nobody is told of what is said: it stands in the history only."""
 
@@ -118,6 +120,17 @@ class SlackPeer:
             self.files.append({**said, "name": file["title"], "content": self.uploads[file["id"]]})
         return {"files": files}
 
+    def share(self, name: str, kind: str, content: bytes) -> dict[str, Any]:
+        """The file as a message names it."""
+        self.stored[name] = content
+        url = f"{self.url}/download/{name}"
+        return {"id": "F1", "name": name, "mimetype": kind, "size": len(content), "url_private_download": url}
+
+    async def download(self, request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != f"Bearer {BOT_TOKEN}":
+            raise web.HTTPFound("/login")
+        return web.Response(body=self.stored[request.match_info["name"]])
+
     async def upload(self, request: web.Request) -> web.Response:
         self.uploads[request.match_info["file"]] = await _content(request)
         return web.Response(text="OK")
@@ -148,6 +161,7 @@ async def slack_peer() -> AsyncIterator[SlackPeer]:
     app.router.add_post("/api/{method}", peer.api)
     app.router.add_get("/api/{method}", peer.api)
     app.router.add_post("/upload/{file}", peer.upload)
+    app.router.add_get("/download/{name}", peer.download)
     app.router.add_get("/socket", peer.socket)
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 TOKEN = "1234567:AAtest-token-of-a-bot-that-is-none"
 BOT = {"id": 1234567, "is_bot": True, "first_name": "Sexton", "username": "sexton_bot"}
@@ -38,6 +38,9 @@ class TelegramPeer:
     files: list[tuple[str, bytes]] = field(default_factory=list)
     refusals: list[Refused] = field(default_factory=list)
     """What the next messages get, one each."""
+    pictures: list[tuple[str, bytes]] = field(default_factory=list)
+    stored: dict[str, bytes] = field(default_factory=dict)
+    """Files that people sent, by their id."""
     chats: set[str] = field(default_factory=lambda: {"7", "-100"})
     offsets: list[int] = field(default_factory=list)
     updates: list[dict[str, Any]] = field(default_factory=list)
@@ -76,6 +79,8 @@ class TelegramPeer:
             "getUpdates": lambda: self._updates(said),
             "sendMessage": lambda: self._message(said),
             "sendDocument": lambda: self._document(said, files),
+            "sendPhoto": lambda: self._photo(said, files),
+            "getFile": lambda: self._file(said),
             "sendChatAction": lambda: self._action(said),
         }
         if method not in handlers:
@@ -122,6 +127,20 @@ class TelegramPeer:
         self.files.append((name, content))
         return self._sent(said) | {"document": {"file_id": "f", "file_unique_id": "u", "file_name": name}}
 
+    def _photo(self, said: Mapping[str, Any], files: Mapping[str, tuple[str, bytes]]) -> dict[str, Any]:
+        self._check_chat(said)
+        name, content = files[str(said.get("photo", "")).removeprefix("attach://") or "photo"]
+        if len(content) < 16:
+            raise Refused(400, "Bad Request: PHOTO_INVALID_DIMENSIONS")
+        self.pictures.append((name, content))
+        return self._sent(said) | {"photo": [{"file_id": "f", "file_unique_id": "u", "width": 1, "height": 1}]}
+
+    def _file(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        file_id = str(said["file_id"])
+        if file_id not in self.stored:
+            raise Refused(400, "Bad Request: wrong file_id or the file is temporarily unavailable")
+        return {"file_id": file_id, "file_unique_id": file_id, "file_path": f"documents/{file_id}"}
+
     def _check_chat(self, said: Mapping[str, Any]) -> None:
         if str(said["chat_id"]) not in self.chats:
             raise Refused(400, "Bad Request: chat not found")
@@ -147,6 +166,16 @@ def telegram_peer() -> Iterator[TelegramPeer]:
                 status, document = refused.code, refused.document
             with suppress(BrokenPipeError, ConnectionResetError):  # The reader went away in a long poll.
                 self._reply(status, document)
+
+        def do_GET(self) -> None:
+            content = peer.stored.get(unquote(self.path).removeprefix(f"/file/bot{TOKEN}/documents/"))
+            if content is None:
+                self._reply(404, {"ok": False, "error_code": 404, "description": "Not Found"})
+                return
+            self.send_response(200)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
 
         def _reply(self, status: int, document: Mapping[str, Any]) -> None:
             body = json.dumps(document).encode()

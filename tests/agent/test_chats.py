@@ -174,6 +174,27 @@ async def test_conversations_are_listed_searched_exported_and_deleted(tmp_path: 
             await bench.chats.show(listed[1].id)
 
 
+async def test_texts_of_people_are_given_to_the_model_which_can_read_on(tmp_path: Path, model: ScriptedModel) -> None:
+    model.will(say("I see"))
+    async with chat_bench(tmp_path, replace(agent_config(model), result_limit=500)) as bench:
+        found = await bench.chat()
+        files = (("short.txt", "milk"), ("long.txt", "x" * 600 + "the end"))
+        said = UserMessage("look", files=files)
+        turn = await bench.chats.send(found.id, said, message_key="k")
+        await turn.wait()
+        again = await bench.chats.send(found.id, said, message_key="k")
+        assert again.id == turn.id
+        told = (await bench.chats.show(found.id)).messages[0].text
+        assert told.startswith(
+            'look\n\n[They sent the file short.txt:]\n<tool-result from="file">\nmilk\n</tool-result>'
+        )
+        assert "[This is the beginning, 500 of 607 characters; go on with sexton__read_result(file=" in told
+        name = told.rpartition('file="')[2].partition('"')[0]
+        read = await bench.agent.files.read(f"chat:{found.id}", name, offset=600, length=100)
+        assert read == ("the end", 607)
+        assert await bench.chats.pictures(turn.id) == ()
+
+
 async def test_images_go_to_the_model_and_come_back_from_tools(tmp_path: Path, model: ScriptedModel) -> None:
     model.will(say("a pixel"), say("still a pixel"))
     async with chat_bench(tmp_path, agent_config(model)) as bench:
@@ -186,6 +207,7 @@ async def test_images_go_to_the_model_and_come_back_from_tools(tmp_path: Path, m
         assert "data:image/png;base64," in str(model.told("user")[0])
         [said, *_] = (await bench.chats.show(found.id)).messages
         assert said.images == (image,)
+        assert await bench.chats.pictures(turn.id) == ()  # what people sent is not sent back
 
 
 async def test_a_long_conversation_is_summarised_for_the_model_and_kept_whole(

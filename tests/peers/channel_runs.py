@@ -67,7 +67,7 @@ async def running_channel(
     async with Database.open(folder / "sexton.db") as database, anyio.create_task_group() as tasks:
         inbox = Inbox(database)
         deliveries = Deliveries(Outbox(database), clock=clock, journal=journal, owner="here")
-        channels = Channels(inbox, chats, deliveries, say_as=lambda text, _: text, clock=clock, journal=journal)
+        channels = Channels(inbox, chats, deliveries, say_as=chats.say_as, clock=clock, journal=journal)
         channels.add(setup, find_kind(kind).make(kind, options, clock))
         await tasks.start(_deliver, deliveries)
         await tasks.start(_run, channels)

@@ -10,9 +10,10 @@ import pytest
 import yarl
 from discord.gateway import DiscordWebSocket
 
-from chatting import ScriptedChats
+from chatting import PNG, ScriptedChats
 from discord_peer import ADA, BOT, DIRECT, EVE, ROOM, TOKEN, DiscordPeer, discord_peer, flood
 from peers.channel_runs import running_channel
+from sexton.agent import Attachment
 from sexton.gateway.channels.discord import DiscordOptions
 
 pytestmark = pytest.mark.anyio
@@ -123,6 +124,20 @@ async def test_long_answers_are_split_and_longer_ones_are_files_also_for_people(
         await bench.wait(lambda: len(peer.sent) == 4)
         assert peer.files == [("message.txt", b"word " * 10_000)]
         assert (peer.sent[-1]["channel"], peer.texts[-1][-24:]) == (DIRECT, "; all of it is attached]")
+
+
+async def test_pictures_and_files_go_both_ways(tmp_path: Path, peer: DiscordPeer) -> None:
+    chats = ScriptedChats(made={"t1": [Attachment("image/png", PNG)]})
+    async with running_channel(tmp_path, "discord", OPTIONS, allow=("7",), chats=chats) as bench:
+        shared = [peer.share("cat.png", "image/png", PNG), peer.share("list.txt", "text/plain", b"milk")]
+        gone = {**peer.share("gone.txt", "text/plain", b""), "url": f"{peer.url}/cdn/nowhere"}
+        await peer.write("look", attachments=[*shared, gone])
+        await bench.wait(lambda: len(peer.sent) == 3)
+        (said,) = chats.given
+        assert [one.data for one in said.pictures] == [PNG]
+        assert [(one.name, one.text) for one in said.files] == [("list.txt", "milk")]
+        assert peer.texts[0].startswith("I cannot read this:\ngone.txt: Discord does not hand it over: 404")
+        assert peer.files == [("picture-1.png", PNG)]
 
 
 async def test_what_discord_refuses_is_told(tmp_path: Path, peer: DiscordPeer) -> None:

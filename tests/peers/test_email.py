@@ -15,14 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from chatting import ScriptedChats
+from chatting import PNG, ScriptedChats
 from peers.channel_runs import running_channel
 from peers.real_server import accepts, free_port, real_server
+from sexton.agent import Attachment
 from sexton.gateway.channels.email import EmailOptions
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("debian_packages")]
 
 NOBODY = 65534
+ZIP = b"PK\x05\x06" + bytes(18)
 DOVECOT = """\
 base_dir = {folder}/run
 state_dir = {folder}/state
@@ -63,12 +65,23 @@ class PostOffice:
     out: Path
     options: EmailOptions
 
-    def put(self, text: str, *, sender: str = "ada@example.org", subject: str = "hello", **headers: str) -> None:
+    def put(
+        self,
+        text: str,
+        *,
+        sender: str = "ada@example.org",
+        subject: str = "hello",
+        files: dict[str, tuple[str, bytes]] | None = None,
+        **headers: str,
+    ) -> None:
         mail = EmailMessage()
         mail["From"], mail["To"], mail["Subject"] = sender, self.options.address, subject
         for name, value in headers.items():
             mail[name.replace("_", "-")] = value
         mail.set_content(text)
+        for name, (kind, content) in (files or {}).items():
+            main, _, rest = kind.partition("/")
+            mail.add_attachment(content, maintype=main, subtype=rest, filename=name)
         inbox = mailbox.Maildir(self.folder / "in")
         key = inbox.add(bytes(mail))
         os.chown(self.folder / "in" / "new" / key, NOBODY, NOBODY)
@@ -170,6 +183,24 @@ async def test_a_sender_whom_our_own_server_did_not_check_is_nobody(tmp_path: Pa
         post.put("checked", subject="", Authentication_Results="mx.example.org; spf=pass; dmarc=pass (p=none)")
         await bench.wait_sent("you said checked")
         assert bench.chats.said == ["checked"]
+
+
+async def test_pictures_and_files_go_both_ways(tmp_path: Path, post: PostOffice) -> None:
+    pictures = [Attachment("image/png", PNG), Attachment("image/png", PNG, "second.png")]
+    chats = ScriptedChats(made={"t1": pictures})
+    async with running_channel(tmp_path, "email", post.options, chats=chats) as bench:
+        files = {"cat.png": ("image/png", PNG), "list.txt": ("text/plain", b"milk"), "a.zip": ("application/zip", ZIP)}
+        post.put("look", subject="", files=files)
+        await bench.wait(lambda: len(post.sent) == 2)
+        (said,) = chats.given
+        assert [one.data for one in said.pictures] == [PNG]
+        assert [(one.name, one.text.strip()) for one in said.files] == [("list.txt", "milk")]
+        told, answer = post.sent
+        assert told.get_content().strip() == (
+            "I cannot read this:\na.zip: it is neither a picture nor text (application/zip)"
+        )
+        attached = [(one.get_filename(), one.get_content()) for one in answer.iter_attachments()]
+        assert attached == [("picture-1.png", PNG), ("second.png", PNG)]
 
 
 async def test_a_big_output_is_attached(tmp_path: Path, post: PostOffice) -> None:

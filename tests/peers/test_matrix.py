@@ -13,9 +13,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from chatting import ScriptedChats
+from chatting import PNG, ScriptedChats
 from peers.channel_runs import SECONDS, running_channel
 from peers.real_server import accepts, free_port, real_server
+from sexton.agent import Attachment
 from sexton.gateway.channels.matrix import MatrixOptions
 from sexton.gateway.deliveries import Part
 from waiting import wait_until
@@ -234,6 +235,25 @@ async def test_outputs_go_to_rooms_and_people_and_big_ones_as_files(
         assert events[1]["content"]["body"].startswith("backup ran\n\nword")
         await bench.deliveries.send("matrix:!nowhere:example.org", "hello", key="k2")
         await bench.wait(lambda: bench.has("delivery.failed"))
+
+
+async def test_pictures_and_files_go_both_ways(tmp_path: Path, ada: Member, options: MatrixOptions) -> None:
+    chats = ScriptedChats(made={"t1": [Attachment("image/png", PNG)]})
+    async with running_channel(tmp_path, "matrix", options, allow=(ada.id,), chats=chats) as bench:
+        room = await ada.room(options.user)
+        await ada.wait_member(room, options.user)
+        sent = await ada.http.post(
+            "/_matrix/media/v3/upload?filename=cat.png", content=PNG, headers={"content-type": "image/png"}
+        )
+        info = {"mimetype": "image/png", "size": len(PNG)}
+        content = {"msgtype": "m.image", "body": "what is it?", "filename": "cat.png", "info": info}
+        content["url"] = sent.json()["content_uri"]
+        await ada.ask("PUT", f"rooms/{room}/send/m.room.message/1", content)
+        await bench.wait_sent("you said what is it?")
+        (said,) = chats.given
+        assert [(one.name, one.data) for one in said.pictures] == [("cat.png", PNG)]
+        await ada.hear(room, "picture-1.png")
+        assert ada.heard[room][-1]["content"]["msgtype"] == "m.image"
 
 
 async def test_a_wrong_password_is_told(tmp_path: Path, options: MatrixOptions) -> None:

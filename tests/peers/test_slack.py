@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from chatting import ScriptedChats
+from chatting import PNG, ScriptedChats
 from peers.channel_runs import running_channel
+from sexton.agent import Attachment
 from sexton.gateway.channels.bookmarks import MOST, Bookmarks
 from sexton.gateway.channels.slack import SlackOptions
 from sexton.gateway.channels.slack_text import escaped, plain
@@ -123,6 +124,20 @@ async def test_long_answers_are_split_and_longer_ones_are_files_also_for_people(
         (file,) = peer.files
         assert (file["name"], file["content"], file["channel_id"]) == ("message.txt", b"word " * 10_000, DIRECT)
         assert peer.texts[-1].endswith("all of it is attached]")
+
+
+async def test_pictures_and_files_go_both_ways(tmp_path: Path, peer: SlackPeer, options: SlackOptions) -> None:
+    chats = ScriptedChats(made={"t1": [Attachment("image/png", PNG)]})
+    async with running_channel(tmp_path, "slack", options, allow=(ADA,), chats=chats) as bench:
+        files = [peer.share("cat.png", "image/png", PNG), peer.share("list.txt", "text/plain", b"milk")]
+        huge = {"name": "film.mp4", "mimetype": "video/mp4", "size": 1 << 30}
+        await peer.write("look", subtype="file_share", files=[*files, huge])
+        await bench.wait(lambda: len(peer.files) == 1 and len(peer.sent) == 2)
+        (said,) = chats.given
+        assert [one.data for one in said.pictures] == [PNG]
+        assert [(one.name, one.text) for one in said.files] == [("list.txt", "milk")]
+        assert peer.texts[0] == "I cannot read this:\nfilm.mp4: it has 1024 MiB, and 20 MiB is the most"
+        assert [(one["name"], one["content"]) for one in peer.files] == [("picture-1.png", PNG)]
 
 
 async def test_what_slack_refuses_is_told(tmp_path: Path, peer: SlackPeer, options: SlackOptions) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from chatting import ScriptedChats
+from chatting import PNG, ScriptedChats
 from peers.channel_runs import running_channel
+from sexton.agent import Attachment
 from sexton.gateway.channels.telegram import TelegramOptions
 from telegram_peer import TOKEN, Refused, TelegramPeer, telegram_peer
 
@@ -84,6 +85,41 @@ async def test_long_answers_are_split_as_telegram_counts_and_longer_ones_are_fil
         await bench.wait(lambda: len(peer.files) == 1 and len(peer.sent) == 4)
         assert peer.files == [("message.txt", b"word " * 10_000)]
         assert peer.texts[-1].endswith("all of it is attached]")
+
+
+async def test_pictures_and_files_go_to_the_agent_and_the_person_is_told_of_the_others(
+    tmp_path: Path, peer: TelegramPeer, options: TelegramOptions
+) -> None:
+    peer.stored = {"small": PNG, "large": PNG, "notes": b"milk\neggs"}
+    async with running_channel(tmp_path, "telegram", options, allow=("7",)) as bench:
+        sizes = [{"file_id": one, "file_unique_id": one, "width": 1, "height": 1} for one in ("small", "large")]
+        peer.write("", caption="what is this?", photo=sizes)
+        await bench.wait(lambda: peer.texts == ["you said what is this?"])
+        notes = {"file_id": "notes", "file_unique_id": "n", "file_name": "list.txt", "mime_type": "text/plain"}
+        peer.write("", document=notes)
+        await bench.wait(lambda: len(peer.texts) == 2)
+        big = {"file_id": "big", "file_unique_id": "b", "file_name": "film.mp4", "file_size": 1 << 30}
+        peer.write("", document=big)
+        await bench.wait(lambda: len(peer.texts) == 3)
+        peer.write("", document=notes | {"file_id": "gone"})
+        await bench.wait(lambda: len(peer.texts) == 4)
+        seen, read = bench.chats.given
+        assert [(one.media_type, one.data) for one in seen.pictures] == [("image/png", PNG)]
+        assert [(one.name, one.text) for one in read.files] == [("list.txt", "milk\neggs")]
+        assert peer.texts[2] == "I cannot read this:\nfilm.mp4: it has 1024 MiB, and 20 MiB is the most"
+        assert "wrong file_id" in peer.texts[3].lower()
+
+
+async def test_pictures_that_came_up_go_with_the_answer(
+    tmp_path: Path, peer: TelegramPeer, options: TelegramOptions
+) -> None:
+    chats = ScriptedChats(made={"t1": [Attachment("image/png", PNG), Attachment("image/png", PNG[:9], "tiny.png")]})
+    async with running_channel(tmp_path, "telegram", options, chats=chats) as bench:
+        peer.write("draw")
+        await bench.wait(lambda: len(peer.files) == 1)
+        assert peer.texts == ["you said draw"]
+        assert peer.pictures == [("picture-1.png", PNG)]
+        assert peer.files == [("tiny.png", PNG[:9])]  # Telegram takes it for no picture.
 
 
 async def test_what_telegram_refuses_is_told(tmp_path: Path, peer: TelegramPeer, options: TelegramOptions) -> None:

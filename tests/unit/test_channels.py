@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import select
 
-from chatting import FakeChannel, FakeConversation, ScriptedChats, chatting, message
+from chatting import PNG, FakeChannel, FakeConversation, ScriptedChats, chatting, message
 from databases import everything_at
 from fake_clock import FakeClock, settle
 from scheduling import open_database
+from sexton.agent import Attachment
+from sexton.database import inbox_file
 from sexton.errors import SextonError, UsageError
-from sexton.gateway.channels import AccessRules, Inbox, Standing
+from sexton.gateway.channels import AccessRules, Inbox, IncomingFile, Standing
 from sexton.gateway.channels.access import Facts, Verdict, code_in, judge, new_code
 from sexton.gateway.channels.commands import command_in
+from sexton.gateway.channels.files import sort_files
+from sexton.gateway.deliveries import TextLimits
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("each_database")]
 
@@ -142,12 +150,91 @@ async def test_a_message_that_was_handed_over_stays_in_its_conversation(tmp_path
     places: list[str] = []
 
     class Watching(ScriptedChats):
-        async def conversation(self, key: str, *, way: str) -> FakeConversation:
+        async def conversation(self, key: str, *, way: str, settings: Any = None) -> FakeConversation:
             places.append(key)
             return await super().conversation(key, way=way)
 
     async with chatting(tmp_path, chats=Watching(by_key=chats.by_key)):
         assert places == ["chat:room", "chat:room#1"]
+
+
+# Files
+
+
+async def test_a_file_survives_a_crash_before_its_turn_and_is_gone_after_the_answer(tmp_path: Path) -> None:
+    chats = ScriptedChats(failing=[SextonError("not now")])
+    files = (
+        IncomingFile(name="cat", content=PNG),
+        IncomingFile(name="list", content="milk \N{GRINNING FACE}".encode()),
+        IncomingFile(name="late.txt", why="it was lost"),
+    )
+    async with chatting(tmp_path, chats=chats) as bench:
+        await bench.hear(message("look", files=files))
+        assert chats.said == []
+        assert bench.channel.said == ["I cannot read this:\nlate.txt: it was lost"]
+    async with chatting(tmp_path, chats=chats) as again:
+        (answer,) = again.channel.sent
+        assert answer.text.startswith("you said look")
+        said = chats.given[-1]
+        assert [(one.media_type, one.data) for one in said.pictures] == [("image/png", PNG)]
+        assert [one.text for one in said.files] == ["milk \N{GRINNING FACE}"]
+        async with open_database(tmp_path / "sexton.db") as database:
+            rows = await database.read(lambda connection: connection.execute(select(inbox_file)).all())
+        assert rows == []
+
+
+async def test_what_is_only_of_no_use_makes_no_turn(tmp_path: Path) -> None:
+    async with chatting(tmp_path) as bench:
+        await bench.hear(message("", key="1", files=(IncomingFile(name="a.zip", content=b"PK\0\0"),)))
+        assert bench.chats.turns == []
+        assert bench.channel.said == [
+            "I cannot read this:\na.zip: it is neither a picture nor text (application/octet-stream)"
+        ]
+        assert await bench.inbox.waiting() == ()
+
+
+async def test_pictures_of_a_turn_survive_a_crash_before_they_are_sent(tmp_path: Path) -> None:
+    chats = ScriptedChats(echo=False, made={"t1": [Attachment("image/png", PNG)]})
+    channel = FakeChannel(limits=TextLimits(attaches=True))
+    async with chatting(tmp_path, chats=chats, channel=channel) as bench:
+        await bench.hear(message("draw"))
+        bench.channel.down.set()
+        await settle()
+        chats.turns[0].end("")
+        await settle()
+        assert bench.channel.sent == []
+    channel = FakeChannel(limits=TextLimits(attaches=True))
+    async with chatting(tmp_path, chats=chats, channel=channel) as again:
+        (part,) = again.channel.sent
+        assert part.text == ""
+        assert [(one.name, one.content) for one in part.attachments] == [("picture-1.png", PNG)]
+        (delivery,) = await again.all_deliveries()
+        assert await again.deliveries._outbox.files(delivery.id) == ()
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_of_some_kind(content: bytes) -> None:
+    found = sort_files([IncomingFile(name="x", content=content)])
+    assert len(found.pictures) + len(found.texts) + len(found.refused) == 1
+
+
+def test_files_are_known_by_what_they_hold() -> None:
+    files = [
+        IncomingFile(name="a", content=b"\xff\xd8\xff\xe0"),
+        IncomingFile(name="b", content=b"RIFF\0\0\0\0WEBPVP8 "),
+        IncomingFile(name="c", content="\ufeffhi".encode("utf-16")),
+        IncomingFile(name="d", content=PNG + bytes(10 << 20)),
+        IncomingFile(name="e", content=bytes((20 << 20) + 1)),
+        *(IncomingFile(name="f", content=b"x") for _ in range(6)),
+    ]
+    found = sort_files(files)
+    assert [one.media_type for one in found.pictures] == ["image/jpeg", "image/webp"]
+    assert [one.name for one in found.texts] == ["c", *"fffff"]
+    assert list(found.refused) == [
+        "d: it has 10 MiB, and 10 MiB is the most for a picture",
+        "e: it has 20 MiB, and 20 MiB is the most",
+        "f: it is one of more than 10 files",
+    ]
 
 
 # What a person can type
@@ -331,6 +418,22 @@ async def test_what_waited_for_a_connection_is_sent_as_soon_as_there_is_one(tmp_
         await settle()
         assert [(part.to, part.text) for part in channel.sent] == [("room", "hello")]
         assert (await bench.deliveries.delivery(delivery.id)).state == "sent"
+
+
+async def test_a_connection_does_not_hurry_what_the_receiver_wants_to_wait(tmp_path: Path) -> None:
+    async with chatting(tmp_path) as bench:
+        bench.channel.wants = [600.0]
+        await bench.deliveries.send("chat:room", "later", key="1")
+        await settle()
+        bench.channel.down.set()
+        await bench.clock.advance(5.0)
+        assert bench.channel.connections == 2
+        assert bench.channel.line is not None
+        assert bench.channel.said == []
+        await bench.clock.advance(590.0)
+        assert bench.channel.said == []
+        await bench.clock.advance(10.0)
+        assert bench.channel.said == ["later"]
 
 
 async def test_a_target_without_a_recipient_needs_a_home(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ async def _add_channel(bench: GatewayBench) -> None:
         inbox,
         ScriptedChats(),
         gateway.deliveries,
-        say_as=lambda text, _: text,
+        say_as=lambda said: said.text,
         clock=bench.clock,
         journal=gateway.journal,
     )

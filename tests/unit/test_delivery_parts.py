@@ -47,15 +47,15 @@ def test_what_needs_too_many_parts_is_cut_and_says_where_the_rest_is() -> None:
     (part,) = parts_of(delivery("word " * 1000), TextLimits(most=200, messages=2))
     assert len(part.text) <= 200
     assert part.text.endswith("characters; all of it: sexton deliveries show 7 --text]")
-    assert part.attachment is None
+    assert part.attachments == ()
 
 
 def test_or_attached_where_the_target_can() -> None:
     text = "word " * 1000
     (part,) = parts_of(delivery(text), TextLimits(most=200, messages=2, attaches=True))
-    assert part.attachment is not None
-    assert part.attachment.content == text.encode()
-    assert part.attachment.name == "brief.txt"
+    (file,) = part.attachments
+    assert file.content == text.encode()
+    assert file.name == "brief.txt"
     assert part.text.endswith("all of it is attached]")
 
 

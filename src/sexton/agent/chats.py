@@ -35,7 +35,9 @@ from sexton.agent.conversation_store import ConversationStore, TurnElsewhere
 from sexton.agent.events import TextDelta, TurnEnded, TurnEvent, TurnStarted
 from sexton.agent.messages import Attachment, CallRecord, Message, Role, UserMessage
 from sexton.agent.model_config import AgentConfig
-from sexton.agent.toolbox import OwnTool, ToolSource
+from sexton.agent.result_marks import mark_untrusted
+from sexton.agent.tool_answer import cut
+from sexton.agent.toolbox import OwnTool, ToolSource, read_on
 from sexton.agent.turn import Agent, TurnPlan, TurnResult
 from sexton.agent.turn_feed import EventStream, TurnFeed
 from sexton.clock import Clock
@@ -54,6 +56,9 @@ KEPT_WHOLE: Final = 6
 """Messages at the end of a conversation that a summary never replaces."""
 
 CHARACTERS_PER_TOKEN: Final = 4
+
+MOST_PICTURES: Final = 10
+"""Of one turn, for those to whom its answer is sent."""
 
 RETRY_WRITES_EVERY: Final = 5.0
 """Seconds until a turn is tried again that the database could not write down."""
@@ -302,11 +307,32 @@ class Chats:
         lane = self._lanes.get(conversation_id)
         if when_busy == "refuse" and lane is not None and lane.is_busy and message_key is None:
             raise _busy()
+        message = await self._with_files(conversation_id, message, key=message_key)
         row, is_new = await self._store.add_turn(conversation_id, message, key=message_key, at=self._clock.now())
         if not is_new:
             return Turn(row.id, self)
         self._place(conversation_id, row.id, when_busy)
         return Turn(row.id, self)
+
+    async def _with_files(self, conversation_id: str, said: UserMessage, *, key: str | None) -> UserMessage:
+        """The message with the beginnings of its files as text, and the way to the rest."""
+        if not said.files:
+            return said
+        holder = _holder(await self.find(conversation_id))
+        told: list[str] = [said.text]
+        for place, (name, text) in enumerate(said.files):
+            head, is_cut = cut(text, self.config.result_limit)
+            told.append(f"[They sent the file {name}:]\n{mark_untrusted(head, source='file')}")
+            if is_cut:
+                kept = await self._agent.files.keep(holder, text, key=None if key is None else f"{key}/{place}")
+                told.append(
+                    f"[This is the beginning, {len(head)} of {len(text)} characters; {read_on(kept, len(head))}.]"
+                )
+        return replace(said, text="\n\n".join(filter(None, told)), files=())
+
+    async def pictures(self, turn_id: str) -> tuple[Attachment, ...]:
+        """The pictures that came up in a turn: the model's own, and those of its tools' results."""
+        return await self._store.pictures(turn_id, most=MOST_PICTURES)
 
     def stop(self, conversation_id: str) -> bool:
         """Stop the turn under way: its request is aborted and its calls are cancelled.  False if there is none."""

@@ -112,6 +112,22 @@ class ConversationStore:
         """Messages that hold all of the words, best first."""
         return await self._database.read(lambda connection: _search(connection, words, limit))
 
+    async def pictures(self, turn_id: str, *, most: int) -> tuple[Attachment, ...]:
+        """Those of the model's messages in a turn and of their calls, the first ones first."""
+        of_turn = (
+            select(attachment)
+            .join(
+                message,
+                (message.c.conversation == attachment.c.conversation) & (message.c.number == attachment.c.number),
+            )
+            .where(message.c.turn == turn_id, message.c.role == str(Role.ASSISTANT))
+            .where(attachment.c.media_type.startswith("image/"))
+            .order_by(attachment.c.number, attachment.c.id)
+            .limit(most)
+        )
+        found = await self._database.read(lambda connection: map(_attachment_of, connection.execute(of_turn).all()))
+        return tuple(dict.fromkeys(found))  # what a tool made may stand in the reply as well
+
     async def set_summary(self, conversation_id: str, summary: str, upto: int) -> None:
         mine = conversation.c.id == conversation_id
         statement = update(conversation).where(mine).values(summary=summary, summary_upto=upto)

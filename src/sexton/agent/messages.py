@@ -26,11 +26,16 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class UserMessage:
-    """What a person (or another program) says.  `author` is shown to the model where several people talk."""
+    """What a person (or another program) says.  `author` is shown to the model where several people talk.
+
+    `files` are texts with their names.  `Chats.send` puts their beginnings into the text, and keeps them for the model
+    to read on.
+    """
 
     text: str
     images: tuple[Attachment, ...] = ()
     author: str = ""
+    files: tuple[tuple[str, str], ...] = ()
 
 
 class Role(enum.StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import shutil
 import time
@@ -30,9 +31,10 @@ class ResultFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def keep(self, holder: str, text: str) -> str:
-        """Write the text to a file of `holder`; return its name."""
-        name = f"{secrets.token_hex(6)}.txt"
+    async def keep(self, holder: str, text: str, *, key: str | None = None) -> str:
+        """Write the text to a file of `holder`; return its name, which is the same for the same `key`."""
+        stem = secrets.token_hex(6) if key is None else hashlib.sha256(key.encode()).hexdigest()[:12]
+        name = f"{stem}.txt"
         await anyio.to_thread.run_sync(self._write, self._place(holder) / name, text)
         return name
 

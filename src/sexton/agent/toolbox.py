@@ -436,8 +436,7 @@ class Toolbox:
         if not is_cut:
             return marked
         name = await self._files.keep(self._source.holder, text)
-        more = f'{OWN}__read_result(file="{name}", offset={len(head)})'
-        return f"{marked}\nThis is the beginning, {len(head)} of {len(text)} characters; go on with {more}."
+        return f"{marked}\nThis is the beginning, {len(head)} of {len(text)} characters; {read_on(name, len(head))}."
 
     def _reader(self) -> OwnTool:
         async def read(arguments: Mapping[str, Any]) -> str:
@@ -451,7 +450,7 @@ class Toolbox:
 
         return OwnTool(
             name="read_result",
-            description="Read further in a tool's result that was too long to be given whole.",
+            description="Read on in a tool's result, or a file of a person's, that was too long to be given whole.",
             schema={
                 "type": "object",
                 "properties": {
@@ -475,6 +474,11 @@ class Toolbox:
             [{"tool": one.name, "description": one.description, "arguments": one.schema} for one in offers],
             ensure_ascii=False,
         )
+
+
+def read_on(file: str, offset: int) -> str:
+    """What the model is told of the way to the rest of a kept text."""
+    return f'go on with {OWN}__read_result(file="{file}", offset={offset})'
 
 
 def _description(tool: CataloguedTool) -> str:

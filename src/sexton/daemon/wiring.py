@@ -19,6 +19,7 @@ from sexton.actions import perform_action
 from sexton.agent import (
     Agent,
     Approvals,
+    Attachment,
     Chats,
     Completions,
     DatabaseApprovals,
@@ -34,7 +35,7 @@ from sexton.daemon.references import ReferenceFails
 from sexton.daemon.settings import Settings, resolve_action
 from sexton.database import Database
 from sexton.errors import SextonError
-from sexton.gateway.channels import Channels, Inbox
+from sexton.gateway.channels import Channels, Inbox, Said
 from sexton.gateway.dashboard import create_pages
 from sexton.gateway.deliveries import Deliveries, Outbox, TargetConfig, make_target, queue_run
 from sexton.gateway.http import Gateway, Logins, Metrics, Scope, Tokens, WayIn, reserved_port, serve_http, tree_summary
@@ -318,8 +319,10 @@ def perform_of(
 async def _channels(
     settings: Settings, database: Database, chats: Chats, deliveries: Deliveries, *, clock: Clock, journal: Journal
 ) -> Channels:
-    def say_as(text: str, author: str) -> UserMessage:
-        return UserMessage(text=text, author=author)
+    def say_as(said: Said) -> UserMessage:
+        pictures = tuple(Attachment(one.media_type, one.data, one.name) for one in said.pictures)
+        files = tuple((one.name, one.text) for one in said.files)
+        return UserMessage(said.text, pictures, said.author, files)
 
     channels = Channels(Inbox(database), chats, deliveries, say_as=say_as, clock=clock, journal=journal)
     await channels.configure(settings.channels)

@@ -177,9 +177,22 @@ delivery = Table(
     Column("receipt", Text),
     Column("owner", String(255)),
     Column("lease_until", Instant),
+    # A receiver's Retry-After: nothing hurries it.
+    Column("not_before", Instant),
     UniqueConstraint("target", "key"),
     Index("ix_delivery_state_target_id", "state", "target", "id"),
     sqlite_autoincrement=True,
+)
+
+# What goes out with a delivery, until it was sent.
+delivery_file = Table(
+    "delivery_file",
+    metadata,
+    Column("delivery", Integer, ForeignKey("delivery.id", ondelete="CASCADE"), primary_key=True),
+    Column("place", Integer, primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("content_type", String(128), nullable=False),
+    Column("content", LargeBinary, nullable=False),
 )
 
 # What came in over a channel; `key` is the platform's own.  What was answered keeps its key and loses its text.
@@ -202,6 +215,18 @@ inbox = Table(
     UniqueConstraint("channel", "key"),
     Index("ix_inbox_state_id", "state", "id"),
     sqlite_autoincrement=True,
+)
+
+# Files that came with a message, until it is answered; without content, `why` says what kept us from having it.
+inbox_file = Table(
+    "inbox_file",
+    metadata,
+    Column("message", Integer, ForeignKey("inbox.id", ondelete="CASCADE"), primary_key=True),
+    Column("place", Integer, primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("content_type", String(128), nullable=False),
+    Column("content", LargeBinary),
+    Column("why", Text, nullable=False),
 )
 
 # How far each channel has read, in the platform's own terms.

@@ -12,7 +12,8 @@ of `sexton.gateway.deliveries`.
 from sexton.gateway.channels.access import AccessRules, Standing
 from sexton.gateway.channels.channel import Channel, ChannelDown, Incoming, Line
 from sexton.gateway.channels.channels import Channels, ChannelState, ChannelStatus
-from sexton.gateway.channels.chats import Chats, SayAs, WhenBusy
+from sexton.gateway.channels.chats import Chats, Said, SayAs, WhenBusy
+from sexton.gateway.channels.files import IncomingFile
 from sexton.gateway.channels.inbox import Inbox, Person
 from sexton.gateway.channels.kind import ChannelKind, ChannelOptions, find_kind, kind_names
 from sexton.gateway.channels.setup import ChannelSetup
@@ -30,8 +31,10 @@ __all__ = [
     "Chats",
     "Inbox",
     "Incoming",
+    "IncomingFile",
     "Line",
     "Person",
+    "Said",
     "SayAs",
     "Standing",
     "WhenBusy",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from sexton.errors import SextonError
+from sexton.gateway.channels.files import IncomingFile
 from sexton.gateway.deliveries import Part, TextLimits
 from sexton.journal import JSON
 
@@ -19,7 +20,8 @@ class Incoming:
     `sender` is a stable id that the platform vouches for; `author` the name to
     show.  `chat` is where an answer goes.  `thread` tells conversations in one
     chat apart.  `to_us`: it was said to us, not only in a room where we are.
-    `context` is handed to `send` with the answer.
+    `context` is handed to `send` with the answer.  `files` came with it; they
+    are kept with the message, so they are here already.
     """
 
     key: str
@@ -30,6 +32,7 @@ class Incoming:
     thread: str = ""
     to_us: bool = True
     direct: bool = True
+    files: tuple[IncomingFile, ...] = ()
     context: Mapping[str, JSON] = field(default_factory=dict)
 
 
@@ -74,7 +77,10 @@ class Channel(Protocol):
         ...
 
     async def send(self, part: Part) -> str | None:
-        """As of `Target`; `part.to` is a `chat`, `part.facts` the context of what is answered."""
+        """As of `Target`; `part.to` is a `chat`, `part.facts` the context of what is answered.
+
+        A part may have files and no text.
+        """
         ...
 
     async def show_working(self, chat: str, *, working: bool) -> None:

@@ -20,11 +20,12 @@ from sexton.clock import Clock
 from sexton.database import DatabaseError
 from sexton.errors import SextonError, UsageError
 from sexton.gateway.channels.channel import Channel
-from sexton.gateway.channels.chats import Chats, EventStream, SayAs, Turn, TurnEnded
+from sexton.gateway.channels.chats import Chats, EventStream, Said, SayAs, Turn, TurnEnded
 from sexton.gateway.channels.commands import Command, command_in, help_text, question_text
+from sexton.gateway.channels.files import picture_name, sort_files
 from sexton.gateway.channels.inbox import Inbox, Letter
 from sexton.gateway.channels.setup import ChannelSetup
-from sexton.gateway.deliveries import Deliveries, Message
+from sexton.gateway.deliveries import Attachment, Deliveries, Message
 
 LOG = logging.getLogger(__name__)
 SHOW_WORKING_EVERY = 4.0
@@ -99,19 +100,41 @@ class Desk:
 
     async def _hand_over(self, key: str, talk: _Talk, letter: Letter) -> None:
         place = letter.conversation or await self._inbox.place(letter)
-        conversation = await self._chats.conversation(place, way=letter.channel)
+        found = self._channels(letter.channel)
+        settings = found[1].settings if found else None
+        conversation = await self._chats.conversation(place, way=letter.channel, settings=settings)
         if command := command_in(letter.text):
             said = await self._obey(command, talk, conversation.id, letter)
             await self._answer(letter, said, key=f"command:{letter.channel}:{letter.key}")
             return
-        turn = await self._send(conversation.id, letter)
+        whole = await self._said(letter)
+        turn = None if whole is None else await self._send(conversation.id, letter, whole)
         if turn is None:
             return
         assert self._tasks is not None
         talk.turns += 1
         self._tasks.start_soon(self._see_through, key, talk, conversation.id, letter, turn)
 
-    async def _send(self, conversation_id: str, letter: Letter) -> Turn | None:
+    async def _said(self, letter: Letter) -> Said | None:
+        """The message with its files; of those that are of no use the person is told, and None if nothing else is."""
+        files = sort_files(await self._inbox.files(letter))
+        refused = "\n".join(files.refused)
+        if refused and not (letter.text or files.pictures or files.texts):
+            await self._answer(letter, f"{_UNREADABLE}\n{refused}", key=f"files:{letter.channel}:{letter.key}")
+            return None
+        if refused:
+            told = Message(text=f"{_UNREADABLE}\n{refused}", facts={**letter.context, "reply": True})
+            key = f"files:{letter.channel}:{letter.key}"
+            await self._deliveries.queue(f"{letter.channel}:{letter.chat}", told, key=key)
+        text = f"{letter.text}\n\n[They were told that these files could not be read:\n{refused}]"
+        return Said(
+            text=text.strip() if refused else letter.text,
+            author=letter.author,
+            pictures=files.pictures,
+            files=files.texts,
+        )
+
+    async def _send(self, conversation_id: str, letter: Letter, said: Said) -> Turn | None:
         """The turn of a message; None if the agent could not take it, which was answered instead."""
         channel = self._channels(letter.channel)
         when_busy = channel[1].when_busy if channel else "queue"
@@ -120,7 +143,7 @@ class Desk:
             try:
                 return await self._chats.send(
                     conversation_id,
-                    self._say_as(letter.text, letter.author),
+                    self._say_as(said),
                     when_busy=when_busy,
                     message_key=f"{letter.channel}:{letter.key}",
                 )
@@ -139,29 +162,40 @@ class Desk:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._keep_showing, letter)
                 tasks.start_soon(self._follow, talk, conversation_id, letter)
-                text, key_of_answer = await self._end_of(turn)
+                text, pictures, key_of_answer = await self._end_of(turn)
                 tasks.cancel_scope.cancel()
-            await self._answer(letter, text, key=key_of_answer)
+            await self._answer(letter, text, files=pictures, key=key_of_answer)
         except Exception:  # The outermost edge of a turn's answer: the next start takes it up again.
             LOG.exception("message %s of %s could not be answered", letter.id, key)
         finally:
             talk.turns -= 1
             self._forget_if_done(key, talk)
 
-    async def _end_of(self, turn: Turn) -> tuple[str | None, str]:
-        """What is said at the end of a turn, and under which key."""
+    async def _end_of(self, turn: Turn) -> tuple[str | None, tuple[Attachment, ...], str]:
+        """What is said at the end of a turn, with which pictures, and under which key."""
         while True:
             try:
                 ended = await turn.wait()
+                made = await self._chats.pictures(ended.turn)
             except DatabaseError as error:
                 await self._wait_for_database(error)
             except SextonError as error:  # Its conversation was removed, say.
-                return str(error), f"turn:{turn.id}"
+                return str(error), (), f"turn:{turn.id}"
             else:
-                return _reply(ended), f"turn:{ended.turn}"
+                pictures = tuple(
+                    Attachment(
+                        name=picture_name(one.name, one.media_type, number),
+                        content_type=one.media_type,
+                        content=one.data,
+                    )
+                    for number, one in enumerate(made, 1)
+                )
+                return _reply(ended, has_pictures=bool(pictures)), pictures, f"turn:{ended.turn}"
 
-    async def _answer(self, letter: Letter, text: str | None, *, key: str) -> None:
-        message = Message(text=text, facts={**letter.context, "reply": True}) if text else None
+    async def _answer(self, letter: Letter, text: str | None, *, key: str, files: tuple[Attachment, ...] = ()) -> None:
+        """Without a text (not an empty one) nothing is said."""
+        facts = {**letter.context, "reply": True}
+        message = None if text is None else Message(text=text, facts=facts, files=files)
         while True:
             try:
                 await self._inbox.answer(letter, message, key=key, now=self._clock.now())
@@ -232,12 +266,15 @@ class Desk:
             del self._talks[key]
 
 
-def _reply(ended: TurnEnded) -> str | None:
+_UNREADABLE = "I cannot read this:"
+
+
+def _reply(ended: TurnEnded, *, has_pictures: bool) -> str | None:
     """What is said at the end of a turn.  One that somebody stopped is answered by what stopped it."""
     if ended.state == "stopped":
         return None
     if ended.error is None:
-        return ended.text or "(No answer.)"
+        return ended.text or ("" if has_pictures else "(No answer.)")
     hint = f"\nNext: {ended.hint}" if ended.hint else ""
     said = f"{ended.text}\n\n" if ended.text else ""
     return f"{said}That did not work: {ended.error}{hint}"

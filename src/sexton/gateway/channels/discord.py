@@ -13,6 +13,7 @@ import hashlib
 import io
 import re
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, final
 
 import aiohttp
@@ -23,6 +24,7 @@ from pydantic import Field
 from sexton.clock import Clock
 from sexton.gateway.channels.bookmarks import Bookmarks
 from sexton.gateway.channels.channel import ChannelDown, Incoming, Line
+from sexton.gateway.channels.files import MOST_FILES, IncomingFile, too_large
 from sexton.gateway.channels.kind import ChannelKind, ChannelOptions
 from sexton.gateway.deliveries import Part, SendDelayed, SendFailed, TextLimits, seconds_of, utf16_length
 
@@ -133,6 +135,8 @@ class DiscordChannel:
         incoming = _incoming(client, message)
         if incoming is None:
             return marks
+        if incoming.to_us and message.attachments and await line.knows(incoming.sender):
+            incoming = replace(incoming, files=tuple([await _file(one) for one in message.attachments[:MOST_FILES]]))
         if incoming.to_us and await line.knows(incoming.sender):
             last = max(int(marks.places.get(incoming.chat, "0")), message.id)
             marks = marks.moved(incoming.chat, str(last))
@@ -163,15 +167,15 @@ class DiscordChannel:
 
     async def _send(self, place: discord.abc.Messageable, part: Part) -> str:
         more: dict[str, Any] = {}
-        if part.attachment is not None:
-            more["file"] = discord.File(io.BytesIO(part.attachment.content), filename=part.attachment.name)
+        if part.attachments:
+            more["files"] = [discord.File(io.BytesIO(one.content), filename=one.name) for one in part.attachments]
         answered = part.facts.get("reply_to")
         if isinstance(answered, str) and isinstance(place, discord.PartialMessageable):
             more["reference"] = discord.MessageReference(
                 message_id=int(answered), channel_id=place.id, fail_if_not_exists=False
             )
         sent = await place.send(
-            part.text,
+            part.text or None,
             nonce=hashlib.sha256(part.key.encode()).hexdigest()[:24],
             suppress_embeds=True,
             **more,
@@ -194,6 +198,20 @@ class DiscordChannel:
 
     async def aclose(self) -> None:
         """The connection ends with `run`."""
+
+
+async def _file(found: discord.Attachment) -> IncomingFile:
+    kind = found.content_type or ""
+    if large := too_large(found.filename, kind, found.size):
+        return large
+    try:
+        return IncomingFile(name=found.filename, content_type=kind, content=await found.read())
+    except discord.HTTPException as error:
+        if error.status >= 500 or error.status == 429:
+            raise
+        return IncomingFile(
+            name=found.filename, content_type=kind, why=f"Discord does not hand it over: {_words(error)}"
+        )
 
 
 async def _place(client: discord.Client, to: str) -> discord.abc.Messageable:

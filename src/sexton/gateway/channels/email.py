@@ -32,7 +32,8 @@ _SMTP_SECONDS = 60.0
 # IDLE is begun anew this often: a connection that is gone unseen is found out, and NATs forget idle ones.
 _IDLE_SECONDS = 300.0
 _POLL_SECONDS = 30.0
-_LONGEST_MAIL = 5 << 20
+# In base64 a file grows by a third.
+_LONGEST_MAIL = 32 << 20
 _AT_ONCE = 20
 _RESPONSE_CODE = {name: re.compile(rf"\[{name} (\d+)\]".encode(), re.I) for name in ("UIDVALIDITY", "UIDNEXT")}
 
@@ -55,7 +56,7 @@ class EmailOptions(ChannelOptions):
 class EmailChannel:
     """One mailbox.  Sending needs no connection to IMAP."""
 
-    limits = TextLimits(most=200_000, messages=1, attaches=True, titles=True)
+    limits = TextLimits(most=200_000, messages=1, attaches=True, together=True, titles=True)
     give_up_after = 86_400.0
 
     def __init__(self, options: EmailOptions, *, clock: Clock) -> None:
@@ -126,7 +127,13 @@ class EmailChannel:
         if raw is None:  # It was removed in between.
             return None
         own = {self._options.address.lower()}
-        return incoming_of(raw, fallback_key=f"{validity}:{uid}", own=own, authserv=self._options.authserv)
+        return incoming_of(
+            raw,
+            fallback_key=f"{validity}:{uid}",
+            own=own,
+            authserv=self._options.authserv,
+            is_cut=len(raw) >= _LONGEST_MAIL,
+        )
 
     async def _wait_news(self, imap: aioimaplib.IMAP4) -> None:
         if "IDLE" not in imap.protocol.capabilities:

@@ -33,10 +33,12 @@ from sexton.gateway.channels.access import (
     stranger_text,
 )
 from sexton.gateway.channels.channel import Incoming
+from sexton.gateway.channels.files import IncomingFile
 from sexton.gateway.deliveries import Message, queue_message
 from sexton.journal import JSON
 
 _inbox = tables.inbox
+_file = tables.inbox_file
 _cursor = tables.channel_cursor
 _person = tables.channel_person
 _code = tables.pairing_code
@@ -118,6 +120,10 @@ class Inbox:
     async def answer(self, letter: Letter, message: Message | None, *, key: str, now: datetime) -> None:
         """Put the answer (None: there is none) into the outbox, and be done with the message, in one transaction."""
         await self._database.write(partial(_answer, letter=letter, message=message, key=key, now=now))
+
+    async def files(self, letter: Letter) -> tuple[IncomingFile, ...]:
+        """What came with a message that has no answer yet."""
+        return await self._database.read(partial(_files, message_id=letter.id))
 
     async def place(self, letter: Letter) -> str:
         """The conversation that it belongs to, for good: what is begun anew later is another one."""
@@ -245,8 +251,23 @@ def _put(connection: Connection, channel: str, message: Incoming, now: datetime)
         "received_at": now,
     }
     connection.execute(insert(_inbox).values(**values))
-    return _letter(
-        connection.execute(select(_inbox).where(_inbox.c.channel == channel, _inbox.c.key == message.key)).one()
+    made = connection.execute(select(_inbox).where(_inbox.c.channel == channel, _inbox.c.key == message.key)).one()
+    for place, file in enumerate(message.files):
+        values = {"content": file.content, "why": file.why, "content_type": file.content_type[:128]}
+        connection.execute(insert(_file).values(message=made.id, place=place, name=file.name[:255], **values))
+    return _letter(made)
+
+
+def _files(connection: Connection, *, message_id: int) -> tuple[IncomingFile, ...]:
+    rows = connection.execute(select(_file).where(_file.c.message == message_id).order_by(_file.c.place)).all()
+    return tuple(
+        IncomingFile(
+            name=row.name,
+            content_type=row.content_type,
+            content=None if row.content is None else bytes(row.content),
+            why=row.why,
+        )
+        for row in rows
     )
 
 
@@ -339,6 +360,7 @@ def _answer(connection: Connection, *, letter: Letter, message: Message | None, 
     # What was said is in the conversation; here only its key is needed, so that it is not taken twice.
     done = {"state": str(InboxState.ANSWERED), "ended_at": now, "text": "", "context": {}}
     connection.execute(update(_inbox).where(_inbox.c.id == letter.id).values(**done))
+    connection.execute(delete(_file).where(_file.c.message == letter.id))
 
 
 def _place(connection: Connection, *, letter: Letter) -> str:

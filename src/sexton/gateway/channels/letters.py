@@ -12,6 +12,7 @@ from email.utils import format_datetime, getaddresses
 from html.parser import HTMLParser
 
 from sexton.gateway.channels.channel import Incoming
+from sexton.gateway.channels.files import IncomingFile
 from sexton.gateway.deliveries import Part
 
 _LONGEST_TEXT = 200_000
@@ -20,8 +21,13 @@ _QUOTE_HEAD = re.compile(
 )
 
 
-def incoming_of(raw: bytes, *, fallback_key: str, own: Collection[str], authserv: str | None) -> Incoming | None:
-    """The message that a mail is; None if it is not to be answered: from a program, a list, ourselves, or forged."""
+def incoming_of(
+    raw: bytes, *, fallback_key: str, own: Collection[str], authserv: str | None, is_cut: bool = False
+) -> Incoming | None:
+    """The message that a mail is; None if it is not to be answered: from a program, a list, ourselves, or forged.
+
+    `is_cut`: `raw` is only the beginning of it, so what it holds last is not whole.
+    """
     mail = message_from_bytes(raw, policy=policy.default)
     senders = [address.lower() for _, address in getaddresses(mail.get_all("from", []))]
     if len(senders) != 1 or "@" not in senders[0] or senders[0] in own or is_automatic(mail):
@@ -40,6 +46,7 @@ def incoming_of(raw: bytes, *, fallback_key: str, own: Collection[str], authserv
         chat=sender,
         thread=f"{sender[:200]}/{hashlib.sha256(root.encode()).hexdigest()[:16]}",
         text=text if references or not subject else f"{subject}\n\n{text}".strip(),
+        files=files_of(mail, is_cut=is_cut),
         context={
             "subject": reply_subject,
             "in_reply_to": message_id,
@@ -64,14 +71,9 @@ def compose(part: Part, *, sender: str, now: datetime) -> EmailMessage:
     # RFC 3834: so that no program answers it.
     mail["Auto-Submitted"] = "auto-replied" if answers else "auto-generated"
     mail.set_content(part.text.encode("utf-8", "replace").decode())
-    if part.attachment is not None:
-        main, _, rest = part.attachment.content_type.partition("/")
-        mail.add_attachment(
-            part.attachment.content,
-            maintype=main,
-            subtype=rest.partition(";")[0],
-            filename=part.attachment.name,
-        )
+    for file in part.attachments:
+        main, _, rest = file.content_type.partition("/")
+        mail.add_attachment(file.content, maintype=main, subtype=rest.partition(";")[0], filename=file.name)
     return mail
 
 
@@ -110,6 +112,25 @@ def text_of(mail: EmailMessage) -> str:
         text = bytes(body.get_payload(decode=True) or b"").decode("utf-8", "replace")
     text = _text_of_html(text) if body.get_content_type() == "text/html" else text
     return text.replace("\r\n", "\n").strip()[:_LONGEST_TEXT]
+
+
+def files_of(mail: EmailMessage, *, is_cut: bool = False) -> tuple[IncomingFile, ...]:
+    """What is attached, and pictures within the text."""
+    text = mail.get_body(preferencelist=("plain", "html"))
+    found: list[IncomingFile] = []
+    for part in mail.walk():
+        attached = part.get_content_disposition() == "attachment" or part.get_filename() is not None
+        picture = part.get_content_maintype() == "image"
+        if part is text or part.is_multipart() or not (attached or picture):
+            continue
+        kind = part.get_content_type()
+        name = _one_line(part.get_filename())[:200] or f"{part.get_content_maintype()}-{len(found) + 1}"
+        content = part.get_payload(decode=True)
+        found.append(IncomingFile(name=name, content_type=kind, content=content if isinstance(content, bytes) else b""))
+    if is_cut and found:
+        last = found[-1]
+        found[-1] = IncomingFile(name=last.name, content_type=last.content_type, why="the mail is too large")
+    return tuple(found)
 
 
 def own_words(text: str) -> str:

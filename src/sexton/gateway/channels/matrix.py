@@ -12,6 +12,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, final
 
 import aiohttp
@@ -20,8 +21,9 @@ from pydantic import Field
 
 from sexton.clock import Clock
 from sexton.gateway.channels.channel import ChannelDown, Incoming, Line
+from sexton.gateway.channels.files import IncomingFile, too_large
 from sexton.gateway.channels.kind import ChannelKind, ChannelOptions
-from sexton.gateway.deliveries import Part, SendDelayed, SendFailed, TextLimits
+from sexton.gateway.deliveries import Attachment, Part, SendDelayed, SendFailed, TextLimits
 
 _SYNC_MS = 30_000
 _REQUEST_SECONDS = 60.0
@@ -100,21 +102,28 @@ class MatrixChannel:
         answer = _checked(await client.sync(timeout=0, sync_filter=_FILTER, since=cursor, full_state=True))
         await self._accept_invitations(client, line, answer)
         # Without a cursor all of it was said before we were here.
-        await line.take([] if cursor is None else await self._messages(client, answer, since=cursor), answer.next_batch)
+        await line.take(
+            [] if cursor is None else await self._messages(client, line, answer, since=cursor), answer.next_batch
+        )
         self._client = client
         line.connected(client.user_id)
         while True:
             since = answer.next_batch
             answer = _checked(await client.sync(timeout=_SYNC_MS, sync_filter=_FILTER, since=since))
             await self._accept_invitations(client, line, answer)
-            await line.take(await self._messages(client, answer, since=since), answer.next_batch)
+            await line.take(await self._messages(client, line, answer, since=since), answer.next_batch)
 
-    async def _messages(self, client: nio.AsyncClient, answer: nio.SyncResponse, *, since: str) -> list[Incoming]:
+    async def _messages(
+        self, client: nio.AsyncClient, line: Line, answer: nio.SyncResponse, *, since: str
+    ) -> list[Incoming]:
         found: list[Incoming] = []
         for room_id, info in answer.rooms.join.items():
             timeline = info.timeline
             missed = await self._missed(client, room_id, timeline.prev_batch, since) if timeline.limited else []
-            found.extend(self._of_room(client, room_id, [*missed, *timeline.events]))
+            for incoming, event in self._of_room(client, room_id, [*missed, *timeline.events]):
+                has_file = isinstance(event, nio.RoomMessageMedia) and incoming.to_us
+                files = (await _file(client, event),) if has_file and await line.knows(incoming.sender) else ()
+                found.append(replace(incoming, files=files))
         return found
 
     async def _missed(self, client: nio.AsyncClient, room_id: str, start: str | None, since: str) -> list[nio.Event]:
@@ -130,12 +139,12 @@ class MatrixChannel:
             start = page.end
         return events[::-1]
 
-    def _of_room(self, client: nio.AsyncClient, room_id: str, events: Sequence[Any]) -> Iterable[Incoming]:
+    def _of_room(self, client: nio.AsyncClient, room_id: str, events: Sequence[Any]) -> Iterable[tuple[Incoming, Any]]:
         room = client.rooms.get(room_id)
         direct = room is None or room.member_count <= 2
         for event in events:
             # Notices are what programs say; answering them makes two programs talk for ever.
-            if not isinstance(event, nio.RoomMessageText) or event.sender == client.user_id:
+            if not isinstance(event, nio.RoomMessageText | nio.RoomMessageMedia) or event.sender == client.user_id:
                 continue
             content: Mapping[str, Any] = event.source.get("content", {})
             relation = content.get("m.relates_to") or {}
@@ -143,17 +152,18 @@ class MatrixChannel:
                 continue
             root = str(relation["event_id"]) if relation.get("rel_type") == "m.thread" else ""
             author = (room.user_name(event.sender) if room else None) or event.sender
-            yield Incoming(
+            incoming = Incoming(
                 key=event.event_id,
                 sender=event.sender,
                 author=author,
                 chat=room_id,
                 thread=f"{room_id}/{root}" if root else "",
-                text=event.body,
+                text=event.body if isinstance(event, nio.RoomMessageText) else _caption(content),
                 direct=direct,
                 to_us=direct or self._is_to_us(client, room, content),
                 context={"thread": root} if root else {},
             )
+            yield incoming, event
 
     def _is_to_us(self, client: nio.AsyncClient, room: nio.MatrixRoom | None, content: Mapping[str, Any]) -> bool:
         mentions = content.get("m.mentions")
@@ -188,8 +198,10 @@ class MatrixChannel:
         assert part.to is not None
         try:
             room_id = await self._room_of(self._client, part.to)
-            if part.attachment is not None:
-                await self._send_file(self._client, room_id, part)
+            for number, file in enumerate(part.attachments, 1):
+                name = await self._send_file(self._client, room_id, part, file, number)
+                if not part.text and number == len(part.attachments):
+                    return name
             return await self._put(self._client, room_id, _text_content(part), key=part.key)
         except _NETWORK as error:
             raise SendDelayed(f"The homeserver could not be reached: {str(error) or type(error).__name__}.") from error
@@ -199,20 +211,20 @@ class MatrixChannel:
         answer = await client.room_send(room_id, "m.room.message", content, tx_id=transaction)
         return str(_sent(answer).event_id)
 
-    async def _send_file(self, client: nio.AsyncClient, room_id: str, part: Part) -> None:
-        file = part.attachment
-        assert file is not None
+    async def _send_file(self, client: nio.AsyncClient, room_id: str, part: Part, file: Attachment, number: int) -> str:
         kind = file.content_type.partition(";")[0]
         answer, _ = await client.upload(
             io.BytesIO(file.content), content_type=kind, filename=file.name, filesize=len(file.content)
         )
-        content = {
-            "msgtype": "m.file",
+        content: dict[str, Any] = {
+            "msgtype": "m.image" if kind.startswith("image/") else "m.file",
             "body": file.name,
             "url": _sent(answer).content_uri,
             "info": {"mimetype": kind, "size": len(file.content)},
         }
-        await self._put(client, room_id, content, key=f"{part.key}:file")
+        if root := part.facts.get("thread"):
+            content["m.relates_to"] = {"rel_type": "m.thread", "event_id": root}
+        return await self._put(client, room_id, content, key=f"{part.key}:file{number}")
 
     async def _room_of(self, client: nio.AsyncClient, to: str) -> str:
         if to.startswith("!"):
@@ -232,6 +244,25 @@ class MatrixChannel:
 
     async def aclose(self) -> None:
         """The connection ends with `run`."""
+
+
+def _caption(content: Mapping[str, Any]) -> str:
+    """What is said with a file: its body, where that is not the file's name (specification, 11.2.1.7)."""
+    body, name = content.get("body"), content.get("filename")
+    return str(body) if name is not None and body != name else ""
+
+
+async def _file(client: nio.AsyncClient, event: nio.RoomMessageMedia) -> IncomingFile:
+    content: Mapping[str, Any] = event.source.get("content", {})
+    info = content.get("info") or {}
+    name, kind = str(content.get("filename") or event.body or "file"), str(info.get("mimetype") or "")
+    size = info.get("size")
+    if large := too_large(name, kind, size if isinstance(size, int) else None):
+        return large
+    answer: Any = await client.download(mxc=event.url)
+    if isinstance(answer, nio.ErrorResponse):
+        return IncomingFile(name=name, content_type=kind, why=f"the homeserver does not hand it over: {answer.message}")
+    return IncomingFile(name=name, content_type=kind, content=bytes(answer.body))
 
 
 def _text_content(part: Part) -> dict[str, Any]:

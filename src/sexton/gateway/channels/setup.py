@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from sexton.gateway.channels.access import AccessRules
 from sexton.gateway.channels.chats import WhenBusy
@@ -12,13 +13,17 @@ from sexton.gateway.channels.kind import ChannelOptions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelSetup:
-    """`names` are short names for chats, `home` the chat that is meant where none is named."""
+    """`names` are short names for chats, `home` the chat that is meant where none is named.
+
+    `settings` is what a chat there may do, as the agent has it.
+    """
 
     name: str
     kind: str
     options: ChannelOptions
     rules: AccessRules = field(default_factory=AccessRules)
     when_busy: WhenBusy = "queue"
+    settings: Any = None
     home: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     give_up_after: float = 86_400.0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any, final
 
 import aiohttp
@@ -21,6 +22,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 from sexton.clock import Clock
 from sexton.gateway.channels.bookmarks import Bookmarks
 from sexton.gateway.channels.channel import ChannelDown, Incoming, Line
+from sexton.gateway.channels.files import MOST_FILES, IncomingFile, too_large
 from sexton.gateway.channels.kind import ChannelKind, ChannelOptions
 from sexton.gateway.channels.slack_text import escaped, length, mentions, plain
 from sexton.gateway.deliveries import Part, SendDelayed, SendFailed, TextLimits, seconds_of
@@ -85,7 +87,7 @@ class SlackChannel:
                 web = self._web(session)
                 known = await web.auth_test()
                 self._user = str(known["user_id"])
-                reader = _Reader(web, line, user=self._user, names=self._names)
+                reader = _Reader(web, session, line, user=self._user, names=self._names)
                 account = f"@{known['user']} in {known['team']}"
                 while True:
                     await self._listen(session, web, reader, account)
@@ -141,13 +143,10 @@ class SlackChannel:
         root = part.facts.get("thread")
         thread = str(root) if root else None
         place = await self._place(web, to)
-        if part.attachment is not None:
-            await web.files_upload_v2(
-                content=part.attachment.content,
-                filename=part.attachment.name,
-                channel=place,
-                thread_ts=thread,
-            )
+        for file in part.attachments:
+            await web.files_upload_v2(content=file.content, filename=file.name, channel=place, thread_ts=thread)
+        if not part.text:
+            return ""
         sent = await web.chat_postMessage(
             channel=place,
             text=escaped(part.text),
@@ -175,8 +174,11 @@ class SlackChannel:
 class _Reader:
     """Messages as they come, and those that came while nobody listened."""
 
-    def __init__(self, web: AsyncWebClient, line: Line, *, user: str, names: dict[str, str]) -> None:
+    def __init__(
+        self, web: AsyncWebClient, session: aiohttp.ClientSession, line: Line, *, user: str, names: dict[str, str]
+    ) -> None:
         self.line = line
+        self._session = session
         self._web = web
         self._user = user
         self._names = names
@@ -203,12 +205,31 @@ class _Reader:
         )
         if incoming.to_us and await self.line.knows(sender):
             self._marks = self._marks.moved(chat, max(said_at, self._marks.places.get(chat, ""), key=_moment))
+            files = [await self._file(one) for one in (event.get("files") or [])[:MOST_FILES]]
+            incoming = replace(incoming, files=tuple(files))
         await self.line.take([incoming], self._marks.written())
 
     def _is_said(self, event: Mapping[str, Any]) -> bool:
         if event.get("subtype") not in _SAID or event.get("bot_id") or event.get("user") in {None, self._user}:
             return False
         return bool(event.get("text") or event.get("files"))
+
+    async def _file(self, found: Mapping[str, Any]) -> IncomingFile:
+        name, kind = str(found.get("name") or "file"), str(found.get("mimetype") or "")
+        if large := too_large(name, kind, found.get("size")):
+            return large
+        url = found.get("url_private_download") or found.get("url_private")
+        if not url:
+            return IncomingFile(name=name, content_type=kind, why="Slack does not say where it is")
+        # Without the scope files:read the answer leads to a page for people, which must not get our token.
+        headers = {"Authorization": f"Bearer {self._web.token}"}
+        async with self._session.get(str(url), headers=headers, allow_redirects=False) as answer:
+            if answer.status >= 500 or answer.status == 429:
+                raise ChannelDown(f"Slack answered with status {answer.status} for a file.")
+            if answer.status != 200 or (answer.content_type == "text/html" and kind != "text/html"):
+                why = f"Slack does not hand it over (status {answer.status}); the app needs the scope files:read"
+                return IncomingFile(name=name, content_type=kind, why=why)
+            return IncomingFile(name=name, content_type=kind, content=await answer.read())
 
     async def catch_up(self) -> None:
         """What was said since the last message that we took, in each chat."""

@@ -29,8 +29,9 @@ from telegram.request import HTTPXRequest
 
 from sexton.clock import Clock
 from sexton.gateway.channels.channel import ChannelDown, Incoming, Line
+from sexton.gateway.channels.files import IncomingFile, picture_type, too_large
 from sexton.gateway.channels.kind import ChannelKind, ChannelOptions
-from sexton.gateway.deliveries import Part, SendDelayed, SendFailed, TextLimits, utf16_length
+from sexton.gateway.deliveries import Attachment, Part, SendDelayed, SendFailed, TextLimits, utf16_length
 
 # The library's next version gives every `retry_after` as a timedelta; this one does when it is told to.
 os.environ.setdefault("PTB_TIMEDELTA", "true")
@@ -94,19 +95,19 @@ class TelegramChannel:
             if not updates:
                 continue
             offset = updates[-1].update_id + 1
-            found = [self._incoming(bot, update.message) for update in updates if update.message is not None]
+            found = [await self._incoming(bot, line, one.message) for one in updates if one.message is not None]
             await line.take([message for message in found if message is not None], str(offset))
 
-    def _incoming(self, bot: Bot, message: Message) -> Incoming | None:
+    async def _incoming(self, bot: Bot, line: Line, message: Message) -> Incoming | None:
         sender = message.from_user
         text = message.text or message.caption or ""
         if sender is None or sender.is_bot or not (text or message.effective_attachment):
             return None
-        if message.effective_attachment:
-            text = f"{text}\n[They sent a file or a picture with it, which you cannot see.]".strip()
         chat, direct = str(message.chat_id), message.chat.type == ChatType.PRIVATE
         topic = message.message_thread_id if message.is_topic_message else None
         context: dict[str, int] = {} if direct else {"reply_to": message.message_id}
+        to_us = direct or _is_to(bot, message)
+        files = await _files(bot, message) if to_us and await line.knows(str(sender.id)) else ()
         return Incoming(
             key=f"{chat}/{message.message_id}",
             sender=str(sender.id),
@@ -115,7 +116,8 @@ class TelegramChannel:
             thread=f"{chat}/{topic}" if topic else "",
             text=text,
             direct=direct,
-            to_us=direct or _is_to(bot, message),
+            to_us=to_us,
+            files=files,
             context={**context, "topic": topic} if topic else context,
         )
 
@@ -153,14 +155,11 @@ class TelegramChannel:
             if isinstance(answered, int)
             else None
         )
-        if part.attachment is not None:
-            await bot.send_document(
-                chat_id=to,
-                document=part.attachment.content,
-                filename=part.attachment.name,
-                message_thread_id=thread,
-                write_timeout=_SEND_SECONDS,
-            )
+        name = ""
+        for file in part.attachments:
+            name = str((await _send_file(bot, to, file, thread=thread)).message_id)
+        if not part.text:
+            return name
         sent = await bot.send_message(
             chat_id=to,
             text=part.text,
@@ -178,6 +177,45 @@ class TelegramChannel:
 
     async def aclose(self) -> None:
         """The connection ends with `run`."""
+
+
+async def _files(bot: Bot, message: Message) -> tuple[IncomingFile, ...]:
+    """The file or the picture (in its largest form) of a message; Telegram sends each in a message of its own."""
+    found = message.photo[-1] if message.photo else message.effective_attachment
+    if found is None or isinstance(found, tuple | list):
+        return ()
+    kind = str(getattr(found, "mime_type", None) or ("image/jpeg" if message.photo else ""))
+    name = str(getattr(found, "file_name", None) or ("photo.jpg" if message.photo else type(found).__name__.lower()))
+    file_id, size = getattr(found, "file_id", None), getattr(found, "file_size", None)
+    if file_id is None:
+        return (IncomingFile(name=name, content_type=kind, why="it is no file"),)
+    if large := too_large(name, kind, size):
+        return (large,)
+    try:
+        content = bytes(await (await bot.get_file(file_id)).download_as_bytearray(read_timeout=_SEND_SECONDS))
+    except (BadRequest, Forbidden, InvalidToken) as error:  # The last is how the library tells of a 404.
+        return (IncomingFile(name=name, content_type=kind, why=f"Telegram does not hand it over: {_words(error)}"),)
+    return (IncomingFile(name=name, content_type=kind, content=content),)
+
+
+async def _send_file(bot: Bot, to: str, file: Attachment, *, thread: int | None) -> Message:
+    """A picture as one; what Telegram does not take for one (its sides, its size) as a file."""
+    if picture_type(file.content) in {"image/png", "image/jpeg"}:
+        with suppress(BadRequest):
+            return await bot.send_photo(
+                chat_id=to,
+                photo=file.content,
+                filename=file.name,
+                message_thread_id=thread,
+                write_timeout=_SEND_SECONDS,
+            )
+    return await bot.send_document(
+        chat_id=to,
+        document=file.content,
+        filename=file.name,
+        message_thread_id=thread,
+        write_timeout=_SEND_SECONDS,
+    )
 
 
 def _is_to(bot: Bot, message: Message) -> bool:

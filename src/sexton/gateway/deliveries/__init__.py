@@ -12,10 +12,10 @@ the run's end.  Chat platforms are targets too; they live in
 from sexton.gateway.deliveries.answers import seconds_of
 from sexton.gateway.deliveries.apprise_target import AppriseConfig, AppriseTarget
 from sexton.gateway.deliveries.deliveries import Deliveries
-from sexton.gateway.deliveries.delivery import Delivery, DeliveryState, Message, UnknownDelivery, key_of_run
+from sexton.gateway.deliveries.delivery import Attachment, Delivery, DeliveryState, Message, UnknownDelivery, key_of_run
 from sexton.gateway.deliveries.file_target import FileConfig, FileTarget
 from sexton.gateway.deliveries.outbox import Outbox, queue_message, queue_run
-from sexton.gateway.deliveries.parts import Attachment, Part, TextLimits, split_text, utf16_length
+from sexton.gateway.deliveries.parts import Part, TextLimits, split_text, utf16_length
 from sexton.gateway.deliveries.target import SendDelayed, SendFailed, Target
 from sexton.gateway.deliveries.target_config import TargetConfig, make_target
 from sexton.gateway.deliveries.webhook import WebhookConfig, WebhookTarget

@@ -105,7 +105,7 @@ class Deliveries:
         return delivery
 
     async def hurry(self, name: str) -> None:
-        """Try at once what waits for that target: it is there (again)."""
+        """Try at once what waits for that target: it is there (again).  A receiver's Retry-After is waited out."""
         await self._outbox.hurry(name, now=self._clock.now())
         self.ring()
 
@@ -241,7 +241,7 @@ class Deliveries:
         if why := target.refusal(delivery.to):
             raise SendFailed(f"Nothing can be sent to {delivery.target!r}: {why}.")
         receipt = None
-        parts = parts_of(delivery, target.limits)
+        parts = parts_of(delivery, target.limits, await self._written(self._outbox.files, delivery.id))
         for number, part in enumerate(parts[delivery.parts_sent :], delivery.parts_sent + 1):
             try:
                 with anyio.fail_after(SEND_SECONDS):
@@ -259,7 +259,8 @@ class Deliveries:
         if due_at is None:
             await self._fail(delivery, f"Given up after {delivery.attempts} attempts. The last: {error}")
             return
-        await self._written(self._outbox.put_off, delivery, due_at=due_at, error=error)
+        not_before = due_at if after else None
+        await self._written(self._outbox.put_off, delivery, due_at=due_at, error=error, not_before=not_before)
         what, _, hint = error.partition("\nNext: ")
         pause = round((due_at - now).total_seconds(), 1)
         self._tell("delayed", delivery, what=what, hint=hint or None, retry_in=pause, attempts=delivery.attempts)

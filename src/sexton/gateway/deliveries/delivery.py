@@ -22,12 +22,20 @@ class DeliveryState(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    name: str
+    content_type: str
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """What is to be said.  `facts` are for receivers that are programs."""
+    """What is to be said.  `facts` are for receivers that are programs; `files` go with it where that can be."""
 
     text: str
     title: str | None = None
     facts: Mapping[str, JSON] = field(default_factory=lambda: NOTHING)
+    files: tuple[Attachment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

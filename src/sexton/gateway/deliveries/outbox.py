@@ -7,7 +7,7 @@ two gateways on one database do not send the same row at the same time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,12 +18,13 @@ from sqlalchemy.exc import IntegrityError
 
 from sexton import database as tables
 from sexton.database import Database
-from sexton.gateway.deliveries.delivery import Delivery, DeliveryState, Message, UnknownDelivery, key_of_run
+from sexton.gateway.deliveries.delivery import Attachment, Delivery, DeliveryState, Message, UnknownDelivery, key_of_run
 from sexton.gateway.deliveries.run_message import run_message
 from sexton.journal import JSON
 from sexton.scheduler import Job, Run
 
 _delivery = tables.delivery
+_file = tables.delivery_file
 _WAITING = str(DeliveryState.WAITING)
 _CANCELLED = str(DeliveryState.CANCELLED)
 
@@ -77,13 +78,19 @@ class Outbox:
         values = {"state": str(state), "ended_at": now, "error": error, "receipt": receipt}
         await self._database.write(partial(_end, delivery_id=delivery.id, values=values))
 
-    async def put_off(self, delivery: Delivery, *, due_at: datetime, error: str) -> None:
-        await self._database.write(
-            partial(_change, delivery_id=delivery.id, owner=None, lease_until=None, due_at=due_at, error=error)
-        )
+    async def put_off(
+        self, delivery: Delivery, *, due_at: datetime, error: str, not_before: datetime | None = None
+    ) -> None:
+        """Try again at `due_at`; until `not_before`, which a receiver asked for, nothing but a person hurries it."""
+        values: dict[str, Any] = {"due_at": due_at, "not_before": not_before, "error": error}
+        await self._database.write(partial(_change, delivery_id=delivery.id, owner=None, lease_until=None, **values))
+
+    async def files(self, delivery_id: int) -> tuple[Attachment, ...]:
+        """What goes out with a delivery that was not sent yet; a list of deliveries comes without."""
+        return await self._database.read(partial(_files, delivery_id=delivery_id))
 
     async def hurry(self, name: str, *, now: datetime) -> None:
-        """Let what waits for a target, with whatever recipient, be due now."""
+        """Let what waits for a target, with whatever recipient, be due now, but for what a receiver wants to wait."""
         await self._database.write(partial(_hurry, name=name, now=now))
 
     async def retry(self, delivery_id: int, *, now: datetime) -> Delivery:
@@ -141,7 +148,23 @@ def _add(
     }
     with suppress(IntegrityError), connection.begin_nested():  # Violated: it is there already.
         connection.execute(insert(_delivery).values(**values))
+        _add_files(connection, target, key, message.files)
     return _of(connection.execute(select(_delivery).where(_delivery.c.target == target, _delivery.c.key == key)).one())
+
+
+def _add_files(connection: Connection, target: str, key: str, files: Sequence[Attachment]) -> None:
+    if not files:
+        return
+    made = select(_delivery.c.id).where(_delivery.c.target == target, _delivery.c.key == key)
+    delivery_id = connection.execute(made).scalar_one()
+    for place, file in enumerate(files):
+        values = {"name": file.name[:255], "content_type": file.content_type[:128], "content": file.content}
+        connection.execute(insert(_file).values(delivery=delivery_id, place=place, **values))
+
+
+def _files(connection: Connection, *, delivery_id: int) -> tuple[Attachment, ...]:
+    rows = connection.execute(select(_file).where(_file.c.delivery == delivery_id).order_by(_file.c.place)).all()
+    return tuple(Attachment(name=row.name, content_type=row.content_type, content=bytes(row.content)) for row in rows)
 
 
 def _of(row: Row[Any]) -> Delivery:
@@ -197,11 +220,14 @@ def _end(connection: Connection, *, delivery_id: int, values: Mapping[str, Any])
     ends = [_WAITING, _CANCELLED] if values["state"] == str(DeliveryState.SENT) else [_WAITING]
     statement = update(_delivery).where(_delivery.c.id == delivery_id, _delivery.c.state.in_(ends))
     connection.execute(statement.values(**values))
+    if values["state"] == str(DeliveryState.SENT):
+        connection.execute(delete(_file).where(_file.c.delivery == delivery_id))
 
 
 def _hurry(connection: Connection, *, name: str, now: datetime) -> None:
     of_target = or_(_delivery.c.target == name, _delivery.c.target.startswith(f"{name}:", autoescape=True))
-    waiting = update(_delivery).where(of_target, _delivery.c.state == _WAITING, _delivery.c.due_at > now)
+    may = or_(_delivery.c.not_before.is_(None), _delivery.c.not_before <= now)
+    waiting = update(_delivery).where(of_target, _delivery.c.state == _WAITING, _delivery.c.due_at > now, may)
     connection.execute(waiting.values(due_at=now))
 
 
@@ -209,7 +235,7 @@ def _retry(connection: Connection, *, delivery_id: int, now: datetime) -> Delive
     delivery = _named(connection, delivery_id=delivery_id)
     if delivery.state is DeliveryState.SENT or delivery.owner is not None:
         return delivery
-    values = {"state": _WAITING, "since": now, "due_at": now, "ended_at": None}
+    values = {"state": _WAITING, "since": now, "due_at": now, "not_before": None, "ended_at": None}
     _change(connection, delivery_id=delivery_id, **values)
     return _named(connection, delivery_id=delivery_id)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from sexton.gateway.deliveries.delivery import NOTHING, Delivery
+from sexton.gateway.deliveries.delivery import NOTHING, Attachment, Delivery
 from sexton.journal import JSON
 
 
@@ -15,13 +15,16 @@ class TextLimits:
 
     `most` is the longest text by `measure` (None: any); a longer one is sent
     in up to `messages` parts, and what would need more is attached as a file
-    where the target `attaches`, else cut.  `titles`: it has a place of its own
-    for a title, which elsewhere is the first line.
+    where the target `attaches`, else cut.  Files go with the last part where
+    the target keeps them `together`, else each in a part of its own.
+    `titles`: it has a place of its own for a title, which elsewhere is the
+    first line.
     """
 
     most: int | None = None
     messages: int = 4
     attaches: bool = False
+    together: bool = False
     titles: bool = False
     measure: Callable[[str], int] = len
 
@@ -29,13 +32,6 @@ class TextLimits:
 def utf16_length(text: str) -> int:
     """How Telegram counts, and Discord at most: in UTF-16 code units."""
     return len(text.encode("utf-16-le", "replace")) // 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attachment:
-    name: str
-    content_type: str
-    content: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +46,7 @@ class Part:
     to: str | None
     text: str
     title: str | None = None
-    attachment: Attachment | None = None
+    attachments: tuple[Attachment, ...] = ()
     number: int = 1
     count: int = 1
     created_at: str = ""
@@ -59,8 +55,27 @@ class Part:
     facts: Mapping[str, JSON] = field(default_factory=lambda: NOTHING)
 
 
-def parts_of(delivery: Delivery, limits: TextLimits) -> tuple[Part, ...]:
-    """What is to be sent, in order."""
+def parts_of(delivery: Delivery, limits: TextLimits, files: tuple[Attachment, ...] = ()) -> tuple[Part, ...]:
+    """What is to be sent, in order; the `files` of the delivery last."""
+    if not files:
+        return _text_parts(delivery, limits)
+    if not limits.attaches:
+        note = f"[With {len(files)} {'file' if len(files) == 1 else 'files'}, which cannot be sent here.]"
+        said = replace(delivery.message, text=f"{delivery.message.text}\n\n{note}".strip())
+        return _text_parts(replace(delivery, message=said), limits)
+    texts = _text_parts(delivery, limits)
+    *first, last = texts
+    if limits.together:
+        return (*first, replace(last, attachments=(*last.attachments, *files)))
+    own = tuple(
+        replace(last, key=f"{delivery.key}:{delivery.target}:file{number}", text="", title=None, attachments=(file,))
+        for number, file in enumerate(files, 1)
+    )
+    said_nothing = len(texts) == 1 and not last.text.strip() and not last.attachments
+    return own if said_nothing else (*texts, *own)
+
+
+def _text_parts(delivery: Delivery, limits: TextLimits) -> tuple[Part, ...]:
     message = delivery.message
     title = message.title if limits.titles else None
     text = message.text if limits.titles or not message.title else f"{message.title}\n\n{message.text}"
@@ -90,7 +105,7 @@ def parts_of(delivery: Delivery, limits: TextLimits) -> tuple[Part, ...]:
         content_type="text/plain; charset=utf-8",
         content=message.text.encode("utf-8", "replace"),
     )
-    return (replace(short, attachment=attachment),)
+    return (replace(short, attachments=(attachment,)),)
 
 
 def _where(delivery: Delivery, limits: TextLimits) -> str:
