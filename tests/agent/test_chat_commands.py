@@ -21,7 +21,7 @@ SETTINGS = """
 provider = "openai"
 base_url = "{url}"
 model = "scripted"
-retries = 0
+retries = {retries}
 
 [agent]
 approvals = "{approvals}"
@@ -40,8 +40,10 @@ def gateway(tmp_path: Path) -> Iterator[GatewayProcess]:
         made.close()
 
 
-def started(gateway: GatewayProcess, model: ScriptedModel, approvals: str = "never") -> GatewayProcess:
-    gateway.write(SETTINGS.format(url=model.url, approvals=approvals)).start()
+def started(
+    gateway: GatewayProcess, model: ScriptedModel, approvals: str = "never", *, retries: int = 0
+) -> GatewayProcess:
+    gateway.write(SETTINGS.format(url=model.url, approvals=approvals, retries=retries)).start()
     gateway.wait_line("^ready ", within=60)
     return gateway
 
@@ -68,6 +70,15 @@ def test_one_message_prints_the_answer_and_ends_with_a_status(gateway: GatewayPr
     assert "it said hi" in sexton(gateway, "chat", "export", listed["id"]).stdout
     assert sexton(gateway, "chat", "delete", listed["id"]).returncode == 0
     assert json.loads(sexton(gateway, "chat", "list", "--json").stdout) == []
+    gateway.stop()
+
+
+def test_what_went_into_a_pipe_is_never_half_an_answer(gateway: GatewayProcess, model: ScriptedModel) -> None:
+    model.will(say("half of ", "it", breaks=True), call("small__echo", text="hi"))
+    model.will(say("half again", breaks=True), say("the ", "whole"))
+    started(gateway, model, retries=1)
+    done = sexton(gateway, "chat", "-m", "go on")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "the whole\n", "")
     gateway.stop()
 
 

@@ -59,6 +59,15 @@ async def test_the_reply_is_the_output_and_calls_tokens_and_cost_are_kept(tmp_pa
     assert "seven" in text
 
 
+async def test_what_an_answer_that_broke_off_had_said_is_no_output(tmp_path: Path, model: ScriptedModel) -> None:
+    model.will(say("half of it", breaks=True), say("whole"))
+    run = Run1()
+    async with chat_bench(tmp_path, agent_config(model, models={"main": model_config(model, retries=1)})) as bench:
+        assert (await run.of(bench)).output == "whole"
+    assert run.ctx.output_so_far is not None
+    assert run.ctx.output_so_far() == "whole"
+
+
 async def test_a_server_without_tools_fails_the_run_before_the_model_is_asked(
     tmp_path: Path, model: ScriptedModel
 ) -> None:

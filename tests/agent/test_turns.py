@@ -7,8 +7,20 @@ from pathlib import Path
 import pytest
 
 from agent.chat_bench import agent_config, chat_bench, model_config, raw_server
-from scripted_model import Call, ScriptedModel, call, calls, say
-from sexton.agent import ApprovalAsked, ModelChanged, TextDelta, ToolCallEnded, ToolCallStarted, ToolRules, UserMessage
+from scripted_model import Call, Reply, ScriptedModel, call, calls, say
+from sexton.agent import (
+    ApprovalAsked,
+    Budget,
+    ModelChanged,
+    TextDelta,
+    TextWithdrawn,
+    ToolCallEnded,
+    ToolCallStarted,
+    ToolRules,
+    TurnEnded,
+    TurnStarted,
+    UserMessage,
+)
 from waiting import wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("none_left")]
@@ -126,6 +138,57 @@ async def test_a_stream_that_breaks_off_fails_the_turn_and_leaves_what_was_said(
         ended = await bench.ask("hello")
         assert (ended.state, ended.text) == ("failed", "half of it")
         assert (await bench.ask("again")).text == "again"
+
+
+async def test_an_answer_that_breaks_off_is_taken_back_and_asked_for_again(
+    tmp_path: Path, model: ScriptedModel
+) -> None:
+    """First by the same model, as often as its `retries` say, then by the next of the chain."""
+    broken = Reply(pieces=["half ", "of it"], calls=[Call(name="raw__echo", arguments={"text": "x"})], breaks=True)
+    model.will(broken, broken, say("whole"))
+    models = {"first": model_config(model, "first", retries=1), "second": model_config(model, "second")}
+    config = agent_config(model, models=models, chain=("first", "second"))
+    async with chat_bench(tmp_path, config, raw_server(tmp_path)) as bench:
+        ended = await bench.ask("hello")
+        assert (ended.state, ended.text, ended.usage.steps) == ("done", "whole", 3)
+        kinds = [type(event) for event in bench.seen if not isinstance(event, TextDelta)]
+        assert kinds == [TurnStarted, TextWithdrawn, TextWithdrawn, ModelChanged, TurnEnded]
+        assert [event.characters for event in bench.told(TextWithdrawn)] == [10, 10]
+        assert "'first'" in bench.told(TextWithdrawn)[0].why
+        assert "broke off in the middle" in bench.told(TextWithdrawn)[0].why
+        said = (await bench.chats.show((await bench.chat()).id)).messages
+        assert [(message.text, message.calls) for message in said] == [("hello", ()), ("whole", ())]
+        assert bench.pool.status()[0].calls == 0
+
+
+async def test_an_answer_that_breaks_off_once_too_often_fails_the_turn(tmp_path: Path, model: ScriptedModel) -> None:
+    model.will(say("one"), say("two", breaks=True), say("three", breaks=True))
+    models = {name: model_config(model, name) for name in ("first", "second")}
+    async with chat_bench(tmp_path, agent_config(model, models=models, chain=("first", "second"))) as bench:
+        assert (await bench.ask("hello")).text == "one"
+        ended = await bench.ask("more")
+        assert (ended.state, ended.text) == ("failed", "three")
+        assert "Model 'second'" in str(ended.error)
+        assert "broke off" in str(ended.error)
+
+
+async def test_a_broken_answer_counts_as_a_step_of_the_budget(tmp_path: Path, model: ScriptedModel) -> None:
+    model.will(say("half", breaks=True))
+    models = {"main": model_config(model, retries=9)}
+    async with chat_bench(tmp_path, agent_config(model, models=models)) as bench:
+        ended = await bench.ask("hello", budget=Budget(max_steps=1))
+        assert (ended.state, ended.usage.steps) == ("failed", 1)
+        assert "max_steps" in str(ended.error)
+
+
+async def test_after_a_break_the_rest_of_the_chain_is_tried_and_named(tmp_path: Path, model: ScriptedModel) -> None:
+    model.will(say("half", breaks=True), say(status=500))
+    models = {name: model_config(model, name) for name in ("first", "second")}
+    async with chat_bench(tmp_path, agent_config(model, models=models, chain=("first", "second"))) as bench:
+        ended = await bench.ask("hello")
+        assert ended.state == "failed"
+        assert "Model 'second'" in str(ended.error)
+        assert "answered with status 500" in str(ended.error)
 
 
 async def test_a_tool_that_does_not_exist_and_broken_arguments_are_told_to_the_model(

@@ -25,7 +25,7 @@ SETTINGS = """
 provider = "openai"
 base_url = "{url}"
 model = "scripted"
-retries = 0
+retries = 1
 
 [agent]
 approvals = "{approvals}"
@@ -176,6 +176,17 @@ def test_a_turn_is_stopped_edited_and_sent_again(seen: WatchedPage, model: Scrip
     page.get_by_role("button", name=re.compile("again$")).click()
     expect(page.locator(".prose")).to_have_text("again")
     assert model.told("user") == ["talk less"]
+
+
+def test_an_answer_that_breaks_off_is_taken_back(seen: WatchedPage, model: ScriptedModel) -> None:
+    model.will(say("half of ", "it", breaks=True), say("all ", "of it", hold=1))
+    page = begin(seen, "tell me")
+    expect(page.locator("#now")).to_contain_text("it is asked again")
+    expect(page.locator("#now")).to_contain_text("all ")
+    expect(page.locator("#now")).not_to_contain_text("half of")
+    picture(page, "taken-back")
+    model.let_go()
+    expect(page.locator(".prose")).to_have_text("all of it")
 
 
 def test_pictures_and_texts_go_along(seen: WatchedPage, model: ScriptedModel, tmp_path: Path) -> None:

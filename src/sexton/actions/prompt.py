@@ -14,6 +14,7 @@ from sexton.agent import (
     Message,
     Role,
     TextDelta,
+    TextWithdrawn,
     ToolCallStarted,
     ToolRules,
     ToolSource,
@@ -137,6 +138,9 @@ class _RunRecord:
             case TextDelta(text=text):
                 self.text += text
                 self._ctx.progress()
+            case TextWithdrawn(characters=characters):
+                self.text = self.text[: -characters or None]
+                self._ctx.progress("asks again: the answer broke off")
             case ToolCallStarted(server=server, tool=tool):
                 self._ctx.progress(f"calls {server}.{tool}")
             case _:

@@ -32,7 +32,7 @@ from sexton.agent.conversation import (
     usage_of,
 )
 from sexton.agent.conversation_store import ConversationStore, TurnElsewhere
-from sexton.agent.events import TextDelta, TurnEnded, TurnEvent, TurnStarted
+from sexton.agent.events import TextDelta, TextWithdrawn, TurnEnded, TurnEvent, TurnStarted
 from sexton.agent.messages import Attachment, CallRecord, Message, Role, UserMessage
 from sexton.agent.model_config import AgentConfig
 from sexton.agent.result_marks import mark_untrusted
@@ -608,6 +608,8 @@ class _Record:
     def tell(self, event: TurnEvent) -> None:
         if isinstance(event, TextDelta):
             self._running.partial += event.text
+        elif isinstance(event, TextWithdrawn):
+            self._running.partial = self._running.partial[: -event.characters or None]
         self._lane.feed.tell(event)
 
     def used(self, usage: Usage) -> None:

@@ -41,12 +41,13 @@ class ClientTool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What is asked: `history` ends with what is to be answered, as that of a `TurnPlan` does."""
+    """What is asked: `history` ends with what is to be answered, as that of a `TurnPlan` does; so does `takes_back`."""
 
     history: tuple[Message, ...]
     instructions: str = ""
     tools: tuple[ClientTool, ...] = ()
     output_schema: Mapping[str, JSON] | None = None
+    takes_back: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +116,7 @@ class Completions:
             instructions=wanted.instructions,
             budget=self.config.budget,
             output_schema=wanted.output_schema,
+            takes_back=wanted.takes_back,
         )
         try:
             result = await self._agent.run(plan, record)

@@ -43,6 +43,14 @@ class TextDelta(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TextWithdrawn(_Event):
+    """The last `characters` that were told of this turn do not stand: the answer broke off and is asked for again."""
+
+    characters: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCallStarted(_Event):
     call: str
     server: str
@@ -113,6 +121,7 @@ class TurnEnded(_Event):
 TurnEvent: TypeAlias = (
     TurnStarted
     | TextDelta
+    | TextWithdrawn
     | ToolCallStarted
     | ToolCallEnded
     | ApprovalAsked

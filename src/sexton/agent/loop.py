@@ -8,6 +8,7 @@ so that what stands in the database does not depend on a library.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast, final
@@ -50,7 +51,7 @@ from pydantic_core import SchemaValidator, core_schema
 from pydantic_graph import End
 
 from sexton.agent.budget import Usage, check_next_step, tokens_left
-from sexton.agent.events import ModelChanged, Steered, TextDelta
+from sexton.agent.events import ModelChanged, Steered, TextDelta, TextWithdrawn
 from sexton.agent.local_transport import HOLDER, LocalTransport
 from sexton.agent.messages import Attachment, CallRecord, Message, Role
 from sexton.agent.model_config import ModelConfig, ModelFailed
@@ -101,22 +102,20 @@ class Loop:
         """Ask models and make calls until there is a reply.  Raises as `sexton.agent.turn.Agent.run` says."""
         run = _Run(plan, chain, box, record, clock=self._clock)
         HOLDER.set(plan.tools.holder)
+        models = [_Noted(self._model(config), config, run.note_model) for config in chain]
         with _plain_errors(chain):
-            return await run.answer(self._chained(chain, run.note_model), instructions)
+            return await run.answer(_Told(models, run), instructions)
         raise AssertionError  # _plain_errors lets nothing but errors out
 
     async def complete(self, chain: tuple[ModelConfig, ...], *, instructions: str, prompt: str) -> tuple[str, Usage]:
         """One answer without tools.  Raises ModelFailed."""
         answered: list[ModelConfig] = []
-        agent = Agent(self._chained(chain, answered.append), instructions=instructions)
+        models = [_Noted(self._model(config), config, answered.append) for config in chain]
+        agent = Agent(_chained(models), instructions=instructions)
         with _plain_errors(chain):
             result = await agent.run(prompt)
             return result.output, _add(Usage(), answered[-1], result.response)
         raise AssertionError
-
-    def _chained(self, chain: tuple[ModelConfig, ...], note: Any) -> Model:
-        models = [_Noted(self._model(config), config, note) for config in chain]
-        return models[0] if len(models) == 1 else FallbackModel(*models, fallback_on=(ModelAPIError,))
 
     def _model(self, config: ModelConfig) -> Model:
         if config not in self._models:
@@ -157,6 +156,11 @@ def _http_to_local(config: ModelConfig, local_models: LocalModels | None) -> htt
     return httpx2.AsyncClient(transport=LocalTransport(local_models, config), timeout=config.timeout)
 
 
+def _chained(models: Sequence[Model], first: int = 0) -> Model:
+    """The models from `first` on, as one."""
+    return models[0] if len(models) == 1 else FallbackModel(*models[first:], fallback_on=(ModelAPIError,))
+
+
 class _Noted(WrapperModel):
     """Says which model of a chain was asked; the last one said is the one that answered."""
 
@@ -184,6 +188,51 @@ class _Noted(WrapperModel):
             yield stream
 
 
+class _Told(WrapperModel):
+    """The chain of a turn.  An answer is a stream that is told as it comes, and is asked for again if it breaks off."""
+
+    def __init__(self, models: Sequence[Model], run: _Run) -> None:
+        super().__init__(_chained(models))
+        self._models = models
+        self._run = run
+
+    async def request(
+        self, messages: list[ModelMessage], model_settings: ModelSettings | None, parameters: ModelRequestParameters
+    ) -> ModelResponse:
+        """Nothing of a step is done before its answer is whole, so that asking again repeats no tool call."""
+        attempts = _Attempts(self._run.chain)
+        while True:
+            self._run.begin_answer()
+            answer: StreamedResponse | None = None
+            try:
+                model = _chained(self._models, attempts.first)
+                async with model.request_stream(messages, model_settings, parameters) as answer:
+                    async for event in answer:
+                        self._run.hear(event)
+                return answer.get()
+            except FallbackExceptionGroup as errors:
+                raise _none_could(self._run.chain[attempts.first :], errors) from errors
+            except ModelAPIError as error:
+                broken = None if answer is None else answer.get()
+                self._run.take_back(broken, attempts, error)
+
+
+@final
+class _Attempts:
+    """Where in a chain the next attempt at one answer begins."""
+
+    def __init__(self, chain: tuple[ModelConfig, ...]) -> None:
+        self._chain = chain
+        self._breaks: Counter[ModelConfig] = Counter()
+        self.first = 0
+
+    def next_after(self, broken: ModelConfig) -> bool:
+        """The same model again, as often as its `retries` say, then the next one; False if there is none."""
+        self._breaks[broken] += 1
+        self.first = self._chain.index(broken) + (self._breaks[broken] > broken.retries)
+        return self.first < len(self._chain)
+
+
 @final
 class _Run:
     """One turn under way."""
@@ -192,17 +241,17 @@ class _Run:
         self, plan: TurnPlan, chain: tuple[ModelConfig, ...], box: Toolbox, record: TurnRecord, *, clock: Clock
     ) -> None:
         self._plan = plan
-        self._chain = chain
+        self.chain = chain
         self._box = box
         self._record = record
         self._clock = clock
         self._began = clock.monotonic()
         self._usage = Usage()
         self._model = chain[0]
-        self._text = ""
+        self._said = 0
 
     def note_model(self, config: ModelConfig) -> None:
-        if config is not self._model and self._chain.index(config) > self._chain.index(self._model):
+        if config is not self._model and self.chain.index(config) > self.chain.index(self._model):
             why = f"{self._model.name!r} could not answer"
             self._record.tell(ModelChanged(turn=self._turn, model=config.name, why=why))
         self._model = config
@@ -215,9 +264,7 @@ class _Run:
         async with agent.iter(None, message_history=history) as run:
             node: Any = run.next_node
             while not isinstance(node, End):
-                if Agent.is_model_request_node(node):
-                    await self._ask(node, run)
-                elif Agent.is_call_tools_node(node) and node.model_response is not _last_response(history):
+                if Agent.is_call_tools_node(node) and node.model_response is not _last_response(history):
                     await self._keep_reply(node.model_response, run)
                 answered = node
                 node = await run.next(node)
@@ -249,14 +296,31 @@ class _Run:
         agent.output_validator(lambda output: _checked(output, schema))
         return cast("Agent[None, Any]", agent)
 
-    async def _ask(self, node: Any, run: AgentRun[None, Any]) -> None:
-        """One request to a model; its words are told as they come."""
+    def begin_answer(self) -> None:
+        """Before each request to a model.  Raises BudgetSpent."""
         check_next_step(self._plan.budget, self._usage)
-        async with node.stream(run.ctx) as stream:
-            async for event in stream:
-                if text := _text_of(event):
-                    self._text += text
-                    self._record.tell(TextDelta(turn=self._turn, text=text))
+        self._said = 0
+
+    def hear(self, event: object) -> None:
+        """A model's words are told as they come."""
+        if text := _text_of(event):
+            self._said += len(text)
+            self._record.tell(TextDelta(turn=self._turn, text=text))
+
+    def take_back(self, broken: ModelResponse | None, attempts: _Attempts, error: ModelAPIError) -> None:
+        """Count an answer that broke off, and let it be asked for again.  Raises ModelFailed if it cannot be.
+
+        `broken` None: it had not begun, and every model of the chain was tried.
+        """
+        why = _why(self._model, error, has_begun=broken is not None)
+        failed = ModelFailed(why, hint=_hint(self._model, error))
+        if broken is None:
+            raise failed from error
+        self._usage = _add(self._usage, self._model, broken)
+        self._tell_usage()
+        if (self._said and not self._plan.takes_back) or not attempts.next_after(self._model):
+            raise failed from error
+        self._record.tell(TextWithdrawn(turn=self._turn, characters=self._said, why=why))
 
     def _settings(self, _ctx: RunContext[None]) -> ModelSettings:
         """No answer may be longer than the model's configuration and the budget allow."""
@@ -272,7 +336,6 @@ class _Run:
         self._usage = self._usage.with_calls(len(calls))
         self._tell_usage()
         message = Message(role=Role.ASSISTANT, text=_said(response), images=_images(response), calls=calls)
-        self._text = ""
         self._box.expect(await self._record.add_reply(message))
         if not calls:
             await self._steer(run)
@@ -476,8 +539,7 @@ class _plain_errors:  # noqa: N801 - used as a function
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         match error:
             case FallbackExceptionGroup():
-                told = [_why(config, each) for config, each in zip(self._chain, error.exceptions, strict=False)]
-                raise ModelFailed("No model of the chain could answer:\n  " + "\n  ".join(told)) from error
+                raise _none_could(self._chain, error) from error
             case ModelAPIError():
                 raise ModelFailed(_why(self._chain[0], error), hint=_hint(self._chain[0], error)) from error
             case UnexpectedModelBehavior() if "output" in str(error).lower():
@@ -489,14 +551,20 @@ class _plain_errors:  # noqa: N801 - used as a function
                 raise ModelFailed(f"The model's answer could not be used: {_last_words(error)}") from error
 
 
-def _why(config: ModelConfig, error: BaseException) -> str:
+def _none_could(chain: Sequence[ModelConfig], errors: FallbackExceptionGroup) -> ModelFailed:
+    told = [_why(config, each) for config, each in zip(chain, errors.exceptions, strict=False)]
+    return ModelFailed("No model of the chain could answer:\n  " + "\n  ".join(told))
+
+
+def _why(config: ModelConfig, error: BaseException, *, has_begun: bool = False) -> str:
     status = getattr(error, "status_code", None)
     said = getattr(error, "body", None) or getattr(error, "message", None) or str(error)
     if config.local is not None and isinstance(said, dict) and "message" in said:
         return str(said["message"])
     if config.local is not None and isinstance(cause := _first_cause(error), httpx2.TransportError):
         return str(cause)
-    how = f"answered with status {status}" if status else "could not be reached or broke off"
+    unanswered = "broke off in the middle of its answer" if has_begun else "could not be reached or broke off"
+    how = f"answered with status {status}" if status and not has_begun else unanswered
     return f"Model {config.name!r} ({config.place}) {how}: {str(said)[:400]}"
 
 

@@ -32,7 +32,8 @@ class TurnPlan:
     `history` ends with what is to be answered: a message of the user, or one
     of the model whose calls are to be made, or were made.  `models` names the
     chain (None: the configured one); `output_schema` asks for a JSON object of
-    that shape instead of text.
+    that shape instead of text.  `takes_back`: text that was told can still be
+    withdrawn, so an answer that breaks off may be asked for again.
     """
 
     tools: ToolSource
@@ -41,6 +42,7 @@ class TurnPlan:
     instructions: str = ""
     budget: Budget = field(default_factory=Budget)
     output_schema: Mapping[str, JSON] | None = None
+    takes_back: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

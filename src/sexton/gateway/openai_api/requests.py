@@ -85,7 +85,8 @@ class ChatRequest(_Loose):
             raise wrong("The agent gives one answer; n must be 1.", param="n")
         tools = () if self.tool_choice == "none" else _tools([_flat(tool) for tool in self.tools or ()])
         wanted = read_messages(self.messages)
-        return replace(wanted, tools=tools, output_schema=_schema(self.response_format))
+        schema = _schema(self.response_format)
+        return replace(wanted, tools=tools, output_schema=schema, takes_back=not self.stream)
 
 
 class ResponsesRequest(_Loose):
@@ -134,9 +135,8 @@ class ResponsesRequest(_Loose):
 
     def wanted(self) -> Wanted:
         """The question for the agent.  Raises Problem 400."""
-        return replace(
-            read_messages(self.messages()), tools=_tools(self.functions()), output_schema=_schema(self.format())
-        )
+        wanted, tools = read_messages(self.messages()), _tools(self.functions())
+        return replace(wanted, tools=tools, output_schema=_schema(self.format()), takes_back=not self.stream)
 
     def as_chat(self, model: str) -> dict[str, Any]:
         """The same question as a chat completion, streamed, for a configured model.  Raises Problem 400."""

@@ -19,6 +19,7 @@ from sexton.agent import (
     ModelFailed,
     ModelRelay,
     TextDelta,
+    TextWithdrawn,
     ToolCallEnded,
     ToolCallStarted,
     TurnEvent,
@@ -99,6 +100,10 @@ class ResponseWriter:
             await self._tell_part("response.content_part.added", part=_part(""))
         self._text += text
         await self._tell_part("response.output_text.delta", delta=text, logprobs=[])
+
+    def take_back(self, characters: int) -> None:
+        """Forget the last of what was said; only for an answer of which nobody has heard yet."""
+        self._text = self._text[: -characters or None]
 
     async def call_began(self, event: ToolCallStarted) -> None:
         """A call of a server's tool."""
@@ -202,6 +207,8 @@ async def respond_as_agent(
             match event:
                 case TextDelta():
                     await writer.say(event.text)
+                case TextWithdrawn():
+                    writer.take_back(event.characters)
                 case ToolCallStarted():
                     await writer.call_began(event)
                 case ToolCallEnded():

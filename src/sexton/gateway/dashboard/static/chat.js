@@ -65,6 +65,11 @@ const HEARD = {
     words ??= now().appendChild(make("div", "", "plain-text"));
     words.append(text);
   },
+  text_withdrawn: ({ characters, why }) => {
+    if (words) words.textContent = words.textContent.slice(0, words.textContent.length - characters);
+    words = null;
+    now().append(make("p", `${why}; it is asked again`, "dim"));
+  },
   tool_call_started: (event) => {
     words = null;
     const box = callBox(event);
