@@ -298,3 +298,17 @@ def test_no_event_whatever_breaks_the_console(kind: str, data: dict[str, Any]) -
     EventConsole(stream).show(Happening(kind=kind, data=data))
     assert "\x1b" not in stream.getvalue()
     line_of(kind, data)
+
+
+def test_what_becomes_of_a_model_on_this_machine_is_told() -> None:
+    def told(kind: str, **data: Any) -> str:
+        line = line_of(f"model.{kind}", data)
+        assert line is not None
+        return line.text
+
+    assert told("started", seconds=2.5, pid=41) == "ready in 2.5 s (pid 41)"
+    assert told("retired") == "retired: idle"
+    assert told("died", what="The server of model 'small' was ended by SIGKILL.") == (
+        "died: The server of model 'small' was ended by SIGKILL."
+    )
+    assert told("failed", error="Its file is not there.", hint="pull it") == "did not start: Its file is not there."

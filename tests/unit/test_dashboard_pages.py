@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from gateway_bench import HEADERS, TOKEN, GatewayBench, gateway_bench
+from gateway_bench import HEADERS, TOKEN, FakeTree, GatewayBench, gateway_bench
 from sexton.gateway.dashboard import create_pages
 from sexton.gateway.dashboard.pages import PAGES
 from sexton.gateway.http import Gate, create_app
@@ -90,3 +90,14 @@ async def test_a_time_zone_that_there_is_not_is_no_harm(client: httpx2.AsyncClie
     page = await client.get("/", headers={name.encode(): value.encode() for name, value in headers.items()})
     assert page.status_code == 200
     assert "data-theme" not in page.text
+
+
+async def test_the_server_of_a_local_model_is_shown_as_that_even_if_it_has_the_name_of_a_server(
+    client: httpx2.AsyncClient, bench: GatewayBench
+) -> None:
+    model = FakeTree(id="t-2", name="time", owner="model:time", leader_pid=51, started_at=bench.clock.now())
+    bench.containment.trees().append(model)
+    page = (await client.get("/processes", headers=HEADERS)).text
+    row = page.split('id="tree-t-2"')[1].split("</th>")[0]
+    assert '<span class="tag">model</span>' in row
+    assert "/servers/" not in row

@@ -12,6 +12,7 @@ from sexton.gateway.holders import RunNames
 from sexton.gateway.http import Gateway
 
 _RUN = "run:"
+_MODEL = "model:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +25,12 @@ class Holder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeRow:
-    """`server` is set where the tree is a server's, `run` where it is a run's own."""
+    """`server` is set where the tree is a server's, `run` where it is a run's own, `model` where a local model's."""
 
     tree: TreeDocument
     server: str | None
     run: str | None
+    model: str | None
     holders: Sequence[Holder]
     curve: str
 
@@ -54,12 +56,14 @@ def holders_of(holders: Sequence[str], jobs: Sequence[JobDocument]) -> Sequence[
 
 def _row(gateway: Gateway, tree: TreeDocument, known: set[str], names: RunNames, now: datetime) -> TreeRow:
     run = tree["owner"].removeprefix(_RUN) if tree["owner"].startswith(_RUN) else None
+    model = tree["owner"].removeprefix(_MODEL) if tree["owner"].startswith(_MODEL) else None
     series = gateway.memory.series(tree["id"])
     holders = tree["holders"] or ([tree["owner"]] if run else [])
     return TreeRow(
         tree=tree,
-        server=tree["name"] if run is None and tree["name"] in known else None,
+        server=tree["name"] if run is None and model is None and tree["name"] in known else None,
         run=run,
+        model=model,
         holders=[_holder(holder, names) for holder in dict.fromkeys(holders)],
         curve=spark(tuple(series.samples), now=now) if series else "",
     )

@@ -100,7 +100,7 @@ def event_target(event: EventDocument) -> str | None:
             return f"/jobs/{quote(event['subject'], safe='')}"
         case "server":
             return f"/servers/{quote(event['subject'], safe='')}"
-        case "containment":
+        case "containment" | "model":
             return "/processes"
         case "approval":
             return "/approvals"
