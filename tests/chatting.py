@@ -248,6 +248,7 @@ async def chatting(
     clock: FakeClock | None = None,
     rules: AccessRules = RULES,
     when_busy: WhenBusy = "queue",
+    settings: Any = None,
 ) -> AsyncIterator[ChatBench]:
     """One channel named `chat`, connected; leaving cancels all, as a crash would for what is in memory."""
     clock, chats, channel = clock or FakeClock(), chats or ScriptedChats(), channel or FakeChannel()
@@ -257,7 +258,13 @@ async def chatting(
         deliveries = Deliveries(Outbox(database), clock=clock, journal=journal, owner="here")
         channels = Channels(inbox, chats, deliveries, say_as=chats.say_as, clock=clock, journal=journal)
         setup = ChannelSetup(
-            name="chat", kind="fake", options=ChannelOptions(), rules=rules, when_busy=when_busy, names={"me": "room"}
+            name="chat",
+            kind="fake",
+            options=ChannelOptions(),
+            rules=rules,
+            when_busy=when_busy,
+            settings=settings,
+            names={"me": "room"},
         )
         channels.add(setup, channel)
         await tasks.start(_deliver, deliveries)

@@ -15,7 +15,7 @@ from chatting import PNG, FakeChannel, FakeConversation, ScriptedChats, chatting
 from databases import everything_at
 from fake_clock import FakeClock, settle
 from scheduling import open_database
-from sexton.agent import Attachment
+from sexton.agent import Attachment, ChatSettings
 from sexton.database import inbox_file
 from sexton.errors import SextonError, UsageError
 from sexton.gateway.channels import AccessRules, Inbox, IncomingFile, Standing
@@ -39,6 +39,12 @@ async def test_a_message_is_answered_where_it_was_said(tmp_path: Path) -> None:
         assert bench.chats.places == {"t1": "chat:room"}
         assert bench.channel.working[0] == ("room", True)
         assert bench.channel.working[-1] == ("room", False)
+
+
+async def test_a_chat_may_do_what_the_settings_of_its_channel_say(tmp_path: Path) -> None:
+    async with chatting(tmp_path, settings=ChatSettings(servers=("files",))) as bench:
+        await bench.hear(message("hello"))
+        assert bench.chats.settings == [ChatSettings(servers=("files",))]
 
 
 async def test_the_same_update_twice_is_one_turn(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from chatting import FakeChannel
+from sexton.agent import Approval, Budget, ChatSettings, ToolRules
 from sexton.daemon.settings import Settings, load_settings
 from sexton.daemon.settings_problems import SettingsError
 from sexton.gateway.channels import AccessRules, ChannelKind, ChannelOptions, kind
@@ -88,6 +89,41 @@ type = "emial"
         'f:6: channels.tele has no type; add type = "…", one of ' + ", ".join(map(repr, kind.kind_names())),
         "f:8: channels.chat.type is 'emial', which is no platform; did you mean 'email'?",
     }
+
+
+def test_what_a_chat_may_do_is_said_for_each_channel(load: Load) -> None:
+    head = '[servers.files]\ncommand = "true"\n[models.main]\nprovider = "ollama"\nmodel = "m"\n'
+    settings = load(
+        f"""\
+{head}[agent]
+max_tokens = 9000
+[channels.email]
+{MAIL}model = "main"
+instructions = "Be short."
+servers = ["files"]
+tools = {{ allow = ["files.*"], deny = ["rm"] }}
+approvals = "always"
+may = ["memory"]
+max_steps = 3
+turn_timeout = "1m"
+"""
+    )
+    assert settings.channels["email"].settings == ChatSettings(
+        models=("main",),
+        servers=("files",),
+        tools=ToolRules(allow=("files.*",), deny=("rm",)),
+        approvals=Approval.ALWAYS,
+        budget=Budget(max_steps=3, max_tokens=9000, timeout=60.0),
+        instructions="Be short.",
+        may=("memory",),
+    )
+    assert load(f"[channels.email]\n{MAIL}").channels["email"].settings == ChatSettings()
+    with pytest.raises(SettingsError) as raised:
+        load(f'{head}[channels.email]\n{MAIL}model = "mian"\nservers = ["fils"]\nmay = ["all"]\nmax_steps = 0\n')
+    found = [problem.text("f") for problem in raised.value.problems]
+    assert "f:10: channels.email.model names the model 'mian', which is not in this file; did you mean 'main'?" in found
+    assert any("channels.email.servers names the server 'fils'" in one or "servers[0]" in one for one in found)
+    assert sum(one.startswith(("f:12: channels.email.may", "f:13: channels.email.max_steps")) for one in found) == 2
 
 
 class PagerOptions(ChannelOptions):

@@ -196,7 +196,10 @@ def _settings(path: Path, raw: dict[str, Any], findings: Findings, started_at: d
         servers=servers,
         jobs=jobs,
         targets=dict(read_targets(findings, targets)),
-        channels={setup.name: setup for setup in read_channels(findings, channels, targets=targets)},
+        channels={
+            setup.name: setup
+            for setup in read_channels(findings, channels, targets=targets, servers=tables, models=models, agent=agent)
+        },
         endpoint=read_endpoint(findings, raw.get("endpoint"), _tables(raw.get("profiles")), servers=tables),
         agent=agent,
         node=node,
