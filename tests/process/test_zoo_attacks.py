@@ -279,7 +279,7 @@ async def test_ten_thousand_processes_are_ended(boundary: Boundary, tmp_path: Pa
     with trials(tmp_path, ["wide"], "--count", str(count)) as [crowd]:
         async with Containment.open(tmp_path / "state", boundary=boundary) as containment:
             async with containment.start(crowd.spec()) as tree:
-                await wait_ready(tree)
+                await wait_ready(tree, within=600.0)
                 tree.kill()
                 with anyio.fail_after(bound):
                     await tree.wait_gone()

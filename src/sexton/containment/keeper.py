@@ -230,7 +230,7 @@ class Keeper:
     def _report_stuck(self) -> None:
         stuck = self._descent.survivors() or (Stuck(pid=0, why="its cgroup does not become empty"),)
         self._book.enter(state=TreeState.STUCK, stuck=stuck)
-        self._tell("stuck", stuck=[asdict(one) for one in stuck])
+        lifeline.report_stuck(self._lifeline, [asdict(one) for one in stuck])
 
     def _is_proven_empty(self) -> bool:
         """No member but the leader's zombie, which is let go of only then; and after that, no child and no member."""

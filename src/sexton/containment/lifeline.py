@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 RELEASE = b"release"
 KILL = b"kill"
 RENEW = b"renew "
 _LARGEST_PACKET = 16 * 1024
+_MOST_STUCK = 50
+"""As many are named in a report, so that it fits into a packet; the record has all."""
 
 
 def report(lifeline: socket.socket, event: str, **details: Any) -> None:
@@ -25,6 +28,11 @@ def report(lifeline: socket.socket, event: str, **details: Any) -> None:
         )
     except OSError:
         return  # the holder is no more, or has let its buffer fill: it loses the message, not the tree
+
+
+def report_stuck(lifeline: socket.socket, stuck: Sequence[Mapping[str, Any]]) -> None:
+    """Tell the holder which members do not end although they were killed; of a crowd only the first."""
+    report(lifeline, "stuck", stuck=list(stuck[:_MOST_STUCK]))
 
 
 def receive(lifeline: socket.socket) -> bytes | None:

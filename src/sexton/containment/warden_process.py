@@ -206,7 +206,7 @@ class Warden:
             if now >= kept.stuck_at and not kept.is_reported_stuck:
                 kept.is_reported_stuck = True
                 stuck = [{"pid": one.pid, "why": one.why} for one in self._descent.survivors()]
-                lifeline.report(kept.lifeline, "stuck", stuck=stuck)
+                lifeline.report_stuck(kept.lifeline, stuck)
 
     def _is_over(self) -> bool:
         return self._is_closing and not self._keepers and not self._orphaned and has_no_children()
