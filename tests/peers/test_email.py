@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mailbox
 import os
+import ssl
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -12,8 +14,11 @@ from dataclasses import dataclass
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 
 from chatting import PNG, ScriptedChats
 from peers.channel_runs import running_channel
@@ -31,16 +36,16 @@ state_dir = {folder}/state
 log_path = /dev/stderr
 protocols = imap
 listen = 127.0.0.1
-ssl = no
+{tls}
 disable_plaintext_auth = no
 mail_location = maildir:{folder}/in
 service imap-login {{
   chroot =
   inet_listener imap {{
-    port = {port}
+    port = {imap}
   }}
   inet_listener imaps {{
-    port = 0
+    port = {imaps}
   }}
 }}
 service anvil {{
@@ -92,8 +97,32 @@ class PostOffice:
         return [message_from_bytes(file.read_bytes(), policy=policy.default) for file in files]
 
 
+@dataclass(frozen=True)
+class Certificate:
+    """Of 127.0.0.1, signed by itself."""
+
+    file: Path
+    key: Path
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """For a server that has it."""
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        made.load_cert_chain(self.file, self.key)
+        return made
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Certificate:
+    made = Certificate(tmp_path / "cert.pem", tmp_path / "key.pem")
+    argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    argv += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(made.key), "-out", str(made.file)]
+    subprocess.run(argv, check=True, capture_output=True, timeout=60)
+    return made
+
+
 @contextmanager
-def dovecot(port: int) -> Iterator[Path]:
+def dovecot(port: int, *, certificate: Certificate | None = None) -> Iterator[Path]:
     """The server, and its folder: outside of pytest's, which only we may enter, for it reads mail as somebody else."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -101,7 +130,12 @@ def dovecot(port: int) -> Iterator[Path]:
         mailbox.Maildir(folder / "in")
         for place in ("in", "in/new", "in/cur", "in/tmp"):
             os.chown(folder / place, NOBODY, NOBODY)
-        (folder / "dovecot.conf").write_text(DOVECOT.format(folder=folder, port=port, uid=NOBODY))
+        tls, ports = "ssl = no", {"imap": port, "imaps": 0}
+        if certificate is not None:
+            tls = f"ssl = required\nssl_cert = <{certificate.file}\nssl_key = <{certificate.key}"
+            ports = {"imap": 0, "imaps": port}
+        settings = DOVECOT.format(folder=folder, uid=NOBODY, tls=tls, **ports)
+        (folder / "dovecot.conf").write_text(settings)
         argv = ["dovecot", "-F", "-c", str(folder / "dovecot.conf")]
         with real_server(argv, folder=folder, is_up=lambda: accepts(port)):
             yield folder
@@ -123,6 +157,84 @@ def post(tmp_path: Path) -> Iterator[PostOffice]:
     )
     with dovecot(imap) as folder, real_server(receives, folder=tmp_path, is_up=lambda: accepts(smtp)):
         yield PostOffice(folder, out, options)
+
+
+@dataclass
+class SmtpServer:
+    """A server that takes mail only over TLS and only after a login."""
+
+    port: int
+    taken: list[EmailMessage]
+    logins: list[bool]
+
+
+@contextmanager
+def secure_smtp(certificate: Certificate, *, starttls: bool) -> Iterator[SmtpServer]:
+    made = SmtpServer(free_port(), [], [])
+
+    class Handler:
+        async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+            assert session.ssl is not None or not starttls
+            assert session.authenticated
+            made.taken.append(message_from_bytes(envelope.original_content or b"", policy=policy.default))
+            return "250 OK"
+
+    def check(_server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, data: Any) -> AuthResult:
+        made.logins.append((data.login, data.password) == (b"sexton@example.org", b"secret"))
+        return AuthResult(success=made.logins[-1], handled=False)
+
+    settings: dict[str, Any] = {"authenticator": check, "auth_required": True, "auth_require_tls": starttls}
+    if starttls:
+        settings |= {"tls_context": certificate.context, "require_starttls": True}
+    else:
+        settings |= {"ssl_context": certificate.context}
+    controller = Controller(Handler(), hostname="127.0.0.1", port=made.port, **settings)
+    controller.start()
+    try:
+        yield made
+    finally:
+        controller.stop()
+
+
+# The server counts only STARTTLS as TLS, and warns of a login without it.
+@pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS:UserWarning")
+@pytest.mark.parametrize("security", ["starttls", "tls"])
+async def test_mail_over_tls_with_a_login(
+    tmp_path: Path, certificate: Certificate, security: Literal["starttls", "tls"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imap = free_port()
+    with (
+        dovecot(imap, certificate=certificate) as folder,
+        secure_smtp(certificate, starttls=security == "starttls") as smtp,
+    ):
+        options = EmailOptions(
+            address="sexton@example.org",
+            password="secret",
+            imap=f"127.0.0.1:{imap}",
+            smtp=f"127.0.0.1:{smtp.port}",
+            smtp_security=security,
+        )
+        post = PostOffice(folder, folder, options)
+        async with running_channel(tmp_path, "email", options, wait_connected=False) as bench:
+            await bench.wait(lambda: bench.has("channel.down"))
+            (status,) = await bench.channels.statuses()
+            assert "CERTIFICATE_VERIFY_FAILED" in (status.error or "")  # Nobody has told us to trust it.
+            waiting = await bench.deliveries.send("email:ada@example.org", "too early", key="1")
+            await bench.wait(lambda: bench.has("delivery.delayed"))
+            assert "certificate" in str((await bench.deliveries.delivery(waiting.id)).error).lower()
+            await bench.deliveries.cancel(waiting.id)
+            assert smtp.logins == []  # The password was told to nobody.
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate.file))
+        async with running_channel(tmp_path, "email", options) as bench:
+            post.put("What time is it?", subject="")
+            await bench.wait(lambda: len(smtp.taken) == 1)
+            assert smtp.taken[0].get_content().strip() == "you said What time is it?"
+            assert smtp.logins == [True]
+        wrong = options.model_copy(update={"password": "wrong"})
+        async with running_channel(tmp_path, "email", wrong, wait_connected=False) as bench:
+            refused = await bench.deliveries.send("email:ada@example.org", "hello", key="2")
+            await bench.wait(lambda: bench.has("delivery.delayed"))
+            assert "refused the login" in str((await bench.deliveries.delivery(refused.id)).error)
 
 
 async def test_a_mail_is_answered_in_its_thread(tmp_path: Path, post: PostOffice) -> None:
