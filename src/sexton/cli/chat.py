@@ -18,6 +18,7 @@ from sexton.cli.connection import connect
 from sexton.cli.gateway_client import GatewayClient, segment
 from sexton.cli.options import ConfigOption, DataOption, JsonOption, places_of, remember, wants_json
 from sexton.cli.output import console_for, print_json, print_table, printable, say, tell_error
+from sexton.cli.questions import answer_to
 from sexton.cli.turn_view import TurnView
 from sexton.errors import SextonError, UsageError
 from sexton.gateway.documents import (
@@ -224,14 +225,11 @@ def _answer(gateway: GatewayClient, conversation: str, message: Mapping[str, Any
 
 
 def _ask_person(gateway: GatewayClient, event: Mapping[str, Any]) -> None:
-    from prompt_toolkit import prompt
-
-    question = f"Call {event['server']}.{event['tool']}? [y/N] "
+    said = answer_to(event)
     try:
-        yes = prompt(question).strip().lower() in ("y", "yes")
-    except EOFError:
-        yes = False
-    gateway.post(f"approvals/{event['approval']}", {"yes": yes})
+        gateway.post(f"approvals/{event['approval']}", said)
+    except SextonError as error:  # answered elsewhere, or nobody answered in time: the turn has gone on
+        say(error.what)
 
 
 # What was said
