@@ -95,9 +95,14 @@ def take_offered(connection: Connection, *, run_id: str, claimer: Claimer) -> Ta
     if not node_rows.is_known(connection, claimer.gateway.id):
         return Taken()
     row = connection.execute(_OFFERED, {"run_id": run_id}).one_or_none()
-    if row is None or row.state != str(RunState.QUEUED):
+    if row is None:
         return Taken(is_over=True)
     job = job_of(row)
+    if row.state == str(RunState.RUNNING) and (row.owner, row.started_at) == (claimer.gateway.id, claimer.now):
+        # Our own claim: its commit was answered by a lost connection, and this is the second try.
+        return Taken(claim=Claim(run=run_of(row), job=job, fence=row.fence))
+    if row.state != str(RunState.QUEUED):
+        return Taken(is_over=True)
     if (late := end_if_too_late(connection, row, job, claimer.now)) is not None:
         return Taken(is_over=True, late=late)
     running = connection.execute(_RUNNING_OF_JOB, {"job": job.name}).scalar_one()

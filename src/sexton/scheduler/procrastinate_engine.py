@@ -302,6 +302,7 @@ class ProcrastinateEngine:
         In a task of its own: it has its own way to be stopped, and a cancel scope would come between.
         """
         running = asyncio.ensure_future(worker.run())  # type: ignore[no-untyped-call]
+        running.add_done_callback(_retrieve)
         try:
             while not running.done():
                 await asyncio.wait({running}, timeout=LISTENS_ANEW_AFTER)
@@ -314,6 +315,12 @@ class ProcrastinateEngine:
             running.cancel()
         if running.done() and not running.cancelled():
             running.result()
+
+
+def _retrieve(worker: asyncio.Future[Any]) -> None:
+    """What a worker raised that ended after we had stopped to wait for it has been told, or is of no use."""
+    if not worker.cancelled():
+        worker.exception()
 
 
 def _page(connection: Connection, claimer: Claimer, after: tuple[int, str] | None) -> Sequence[Row[Any]]:

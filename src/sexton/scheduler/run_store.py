@@ -152,14 +152,14 @@ class RunStore:
         return await self._database.write(partial(run_tick, claimer=claimer, engine=self.engine))
 
     async def take(self, run_id: str, claimer: Claimer) -> Taken:
-        """Claim a run that the engine offers."""
-        return await self._database.write(partial(take_offered, run_id=run_id, claimer=claimer))
+        """Claim a run that the engine offers.  The lock of its row decides, so other writes need not wait for it."""
+        return await self._database.write(partial(take_offered, run_id=run_id, claimer=claimer), in_turn=False)
 
     # Runs
 
     async def finish(self, claim: Claim, end: RunEnd) -> Settled | None:
         """Write the end of a run that we hold.  None: we do not hold it any more."""
-        return await self._database.write(partial(_finish, claim=claim, end=end, at_end=self._at_end))
+        return await self._database.write(partial(_finish, claim=claim, end=end, at_end=self._at_end), in_turn=False)
 
     async def keep_drafts(self, drafts: Sequence[Draft]) -> None:
         """Write what running runs have said so far, all in one transaction.
