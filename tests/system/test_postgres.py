@@ -73,9 +73,16 @@ def test_what_runs_goes_on_while_the_server_is_away(
     gateway.wait_event("run.ended", subject="quick", state="ran", count=ran + 1)
     prove_each_slot_once(gateway, durable, name)
     assert client.ask("GET", "/status")[1]["database"] is None
+    wait_for(lambda: "database.recovered" in kinds_on_all_nodes(client), what="the other nodes can read what happened")
     assert "/src/sexton/" not in gateway.output()  # no traceback through our code
     assert PASSWORD not in gateway.output()
     gateway.stop()
+
+
+def kinds_on_all_nodes(client: ApiClient) -> set[str]:
+    status, events = client.ask("GET", "/journal/all?limit=1000")
+    assert status == 200, events
+    return {event["kind"] for event in events}
 
 
 def prove_each_slot_once(gateway: GatewayProcess, server: PostgresServer, name: str) -> None:

@@ -39,6 +39,7 @@ from sexton.gateway.channels import Channels, Inbox, Said
 from sexton.gateway.dashboard import create_pages
 from sexton.gateway.deliveries import Deliveries, Outbox, TargetConfig, make_target, queue_run
 from sexton.gateway.http import Gateway, Logins, Metrics, Scope, Tokens, WayIn, reserved_port, serve_http, tree_summary
+from sexton.gateway.journal_archive import JournalArchive
 from sexton.gateway.mcp_endpoint import Endpoint
 from sexton.gateway.memory_samples import keep_sampling
 from sexton.gateway.openai_api import MAX_QUESTION, create_openai_api, envelope
@@ -165,7 +166,11 @@ async def running_parts(
         channels = await _channels(settings, database, chats, deliveries, clock=clock, journal=journal)
         logins = Logins(clock)
         tokens = Tokens(database, clock=clock, logins=logins)
+        archive = JournalArchive(database, journal, node=node, clock=clock) if is_shared else None
+        if archive is not None:
+            await stack.enter_async_context(running(archive.run))
         gateway = Gateway(
+            archive=archive,
             pool=pool,
             scheduler=scheduler,
             deliveries=deliveries,

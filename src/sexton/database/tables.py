@@ -430,3 +430,18 @@ schema_line = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("line", String(16), nullable=False),
 )
+
+# What happened on the nodes of one database: the newest of their journals.  `number` is the event's id on its node.
+event = Table(
+    "event",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("node", String(255), nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("kind", String(64), nullable=False),
+    Column("subject", String(255), nullable=False),
+    Column("data", JSON, nullable=False),
+    Index("ix_event_node_id", "node", "id"),
+    sqlite_autoincrement=True,
+)

@@ -452,3 +452,10 @@ class EventDocument(TypedDict):
     kind: str
     subject: str
     data: Mapping[str, Any]
+
+
+class NodeEventDocument(EventDocument):
+    """`number` is its id in the journal of its node."""
+
+    node: str
+    number: int

@@ -127,6 +127,19 @@ ENDPOINTS = (
         _count("limit", "how many at most", default=100, most=event_stream.MAX_LISTED),
         Query(name="before", about="the id of the last event that is known, to go on from there", shape=_ID),
     ),
+    _get(
+        "/journal/all",
+        event_stream.list_node_events,
+        Query(name="node", about="only events of this node"),
+        Query(
+            name="kind",
+            about="only kinds that begin so; may be repeated",
+            shape={"type": "array", "items": {"type": "string"}},
+        ),
+        Query(name="subject", about="only events of this job, server or tree"),
+        _count("limit", "how many at most", default=100, most=event_stream.MAX_LISTED),
+        Query(name="before", about="the id of the last event that is known, to go on from there", shape=_ID),
+    ),
     _get("/servers", servers.list_servers),
     _get("/servers/{server}/tools", servers.list_tools),
     _get(

@@ -16,11 +16,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from sexton.gateway.documents import EventDocument
+from sexton.gateway.documents import EventDocument, NodeEventDocument
 from sexton.gateway.http.body import read_count
 from sexton.gateway.http.disconnect import cancel_when_gone, cancel_when_set
 from sexton.gateway.http.parts import Gateway
 from sexton.gateway.http.problem import bad_request
+from sexton.gateway.journal_archive import NodeEvent
 from sexton.journal import GAP, Event, Journal
 
 KEEP_ALIVE = 15.0  # a comment this often keeps proxies content and finds out clients that went away
@@ -62,6 +63,37 @@ async def list_events(gateway: Gateway, request: Request) -> Sequence[EventDocum
         before=read_count(request, "before", default=_NO_ID, most=_NO_ID),
     )
     return list(islice(wanted, read_count(request, "limit", default=100, most=MAX_LISTED)))
+
+
+async def list_node_events(gateway: Gateway, request: Request) -> Sequence[NodeEventDocument]:
+    """What happened on all nodes of the database, the newest first; without PostgreSQL there is one node: this one.
+
+    Query: `node`, `kind`, `subject`, `limit` and `before` (the id to go on from).
+    """
+    query = request.query_params
+    kinds, subject, node = tuple(query.getlist("kind")), query.get("subject"), query.get("node")
+    before = read_count(request, "before", default=_NO_ID, most=_NO_ID)
+    limit = read_count(request, "limit", default=100, most=MAX_LISTED)
+    if gateway.archive is None:
+        if node not in (None, gateway.node):
+            return []
+        own = wanted_events(gateway.journal, kinds=kinds, subject=subject, before=before)
+        return [{**told, "node": gateway.node, "number": told["id"]} for told in islice(own, limit)]
+    found = await gateway.archive.events(node=node, kinds=kinds, subject=subject, before=before, limit=limit)
+    return [_node_document(each) for each in found]
+
+
+def _node_document(found: NodeEvent) -> NodeEventDocument:
+    told = found.event
+    return NodeEventDocument(
+        id=found.id,
+        node=found.node,
+        number=told.id,
+        at=told.at.isoformat(),
+        kind=told.kind,
+        subject=told.subject,
+        data=told.data,
+    )
 
 
 def wanted_events(

@@ -21,6 +21,7 @@ from sexton.gateway.http.logins import Logins
 from sexton.gateway.http.metrics import Metrics
 from sexton.gateway.http.open_requests import OpenRequests
 from sexton.gateway.http.tokens import Tokens
+from sexton.gateway.journal_archive import JournalArchive
 from sexton.gateway.memory_samples import MemorySamples
 from sexton.gateway.reap_documents import Sweep
 from sexton.gateway.record_documents import Record
@@ -194,6 +195,8 @@ class Gateway:
     """What the process trees used lately."""
     metrics: Metrics = field(default_factory=Metrics)
     channels: Channels | None = None
+    archive: JournalArchive | None = None
+    """The events of all nodes; None: this one is alone."""
     profiles: Callable[[], Collection[str]] | None = None
     """The MCP profiles that there are now; None: nobody knows."""
     open_requests: OpenRequests = field(default_factory=OpenRequests)

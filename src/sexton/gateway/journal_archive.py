@@ -1,0 +1,119 @@
+"""The journals of all nodes on one database, so that what happened on a node can be read on every other, also after it.
+
+Each node's journal stays what it is: in memory and in its file, appended to without waiting.  `JournalArchive` follows
+it and writes what is new in few transactions: none while nothing happens, one a second at most.  It keeps the newest
+`KEEP` events of all nodes together.  What a database that is away does not take is written once it is back, as far as
+the journal still has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, final
+
+import anyio
+import anyio.abc
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select
+
+from sexton.clock import Clock
+from sexton.database import Database, DatabaseError, event
+from sexton.journal import GAP, Event, Journal
+
+KEEP = 100_000
+AT_ONCE = 500
+EVERY = 1.0
+TRY_AGAIN = 5.0
+PRUNE_AFTER = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeEvent:
+    """`id` orders the events of all nodes as they were written down; that of `event` is its place on its node."""
+
+    id: int
+    node: str
+    event: Event
+
+
+@final
+class JournalArchive:
+    def __init__(self, database: Database, journal: Journal, *, node: str, clock: Clock, keep: int = KEEP) -> None:
+        self._database = database
+        self._journal = journal
+        self._node = node
+        self._clock = clock
+        self._keep = keep
+        self._written = journal.last_id
+        self._since_prune = 0
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Write down each event from the start on, until cancelled."""
+        task_status.started()
+        while True:
+            await self._journal.wait_after(self._written)
+            try:
+                await self.write_news()
+            except DatabaseError:  # The scheduler meets and tells the same failure.
+                await self._clock.sleep(TRY_AGAIN)
+            else:
+                await self._clock.sleep(EVERY)
+
+    async def write_news(self) -> None:
+        """Write down what is not written yet.  Raises `DatabaseError`."""
+        while news := self._journal.since(self._written)[:AT_ONCE]:
+            rows = [self._row(told) for told in news if told.kind != GAP]
+            await self._database.write(partial(_add, rows=rows))
+            self._written = news[-1].id
+            self._since_prune += len(rows)
+            if self._since_prune >= PRUNE_AFTER:
+                await self._database.write(partial(_prune, keep=self._keep))
+                self._since_prune = 0
+
+    async def events(
+        self,
+        *,
+        node: str | None = None,
+        kinds: Sequence[str] = (),
+        subject: str | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> tuple[NodeEvent, ...]:
+        """Those of all nodes or of one, newest first.  `kinds`: what they begin with.  Raises `DatabaseError`."""
+        statement = select(event).order_by(event.c.id.desc()).limit(limit)
+        if node is not None:
+            statement = statement.where(event.c.node == node)
+        if kinds:
+            statement = statement.where(or_(*(event.c.kind.startswith(kind, autoescape=True) for kind in kinds)))
+        if subject is not None:
+            statement = statement.where(event.c.subject == subject)
+        if before is not None:
+            statement = statement.where(event.c.id < before)
+        rows = await self._database.read(lambda connection: connection.execute(statement).all())
+        return tuple(map(_node_event, rows))
+
+    def _row(self, told: Event) -> dict[str, Any]:
+        return {
+            "node": self._node,
+            "number": told.id,
+            "at": told.at,
+            "kind": told.kind,
+            "subject": told.subject,
+            "data": dict(told.data),
+        }
+
+
+def _add(connection: Connection, *, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        connection.execute(insert(event), rows)
+
+
+def _prune(connection: Connection, *, keep: int) -> None:
+    newest = connection.execute(select(func.max(event.c.id))).scalar() or 0
+    connection.execute(delete(event).where(event.c.id <= newest - keep))
+
+
+def _node_event(row: Row[Any]) -> NodeEvent:
+    told = Event(id=row.number, at=row.at, kind=row.kind, subject=row.subject, data=row.data)
+    return NodeEvent(id=row.id, node=row.node, event=told)
