@@ -65,7 +65,7 @@ def drain(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give a node no more runs and chats, for maintenance.  What runs there goes on to its end."""
+    """Give a node no more runs, for maintenance.  What runs there goes on to its end."""
     found: Sequence[NodeDocument] = connect(context, config, data).post(f"nodes/{segment(node)}/drain")
     if wants_json(context, as_json):
         print_json(found)

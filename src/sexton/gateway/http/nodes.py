@@ -24,7 +24,7 @@ async def list_nodes(gateway: Gateway, _: Request) -> Sequence[NodeDocument]:
 
 
 async def drain_node(gateway: Gateway, request: Request) -> Sequence[NodeDocument]:
-    """Let a node take no more runs and chats; what runs there goes on to its end.  A restart changes nothing."""
+    """Let a node take no more runs; what runs there goes on to its end.  A restart changes nothing."""
     return await _set_drained(gateway, request, drained=True)
 
 
