@@ -8,7 +8,7 @@ import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from rich.text import Text
@@ -29,6 +29,9 @@ from sexton.gateway.documents import (
     TurnDocument,
 )
 from sexton.gateway.figures import from_now, parse_time
+
+if TYPE_CHECKING:
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 app = typer.Typer(help="Talk with a model that has the servers' tools.")
 
@@ -176,7 +179,7 @@ def _talk(
     from prompt_toolkit.history import FileHistory
 
     console = console_for(sys.stdout)
-    session: PromptSession[str] = PromptSession(history=FileHistory(str(history)))
+    session: PromptSession[str] = PromptSession(history=FileHistory(str(history)), key_bindings=_line_keys())
     console.print(Text("Ask something; /help shows more.", style="dim"))
     while True:
         try:
@@ -198,6 +201,19 @@ def _talk(
                 _retry(gateway, conversation["id"], words[0] if words else None)
             case _:
                 _answer(gateway, conversation["id"], {"text": said})
+
+
+def _line_keys() -> KeyBindings:
+    """Esc and Enter (on most terminals also Alt and Enter) begin a new line instead of sending the message."""
+    from prompt_toolkit.key_binding import KeyBindings  # loaded by who talks, not by every command
+
+    keys = KeyBindings()
+
+    @keys.add("escape", "enter")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return keys
 
 
 def _retry(gateway: GatewayClient, conversation: str, text: str | None) -> None:
