@@ -102,7 +102,8 @@ def last_resort(
 
 def _watch(hold: Hold, over: Event, now: Callable[[], float], give_up: Callable[[], None]) -> None:
     while not over.wait(1.0):
-        if hold.left(now()) < -GIVE_UP_AFTER and not hold.is_given_up:
+        has_given_up = hold.is_given_up  # looked at first, for whoever is back has renewed the hold before
+        if hold.left(now()) < -GIVE_UP_AFTER and not has_given_up:
             give_up()
             return
 

@@ -505,7 +505,7 @@ class Scheduler:
             if task := self._tasks.get(run_id):
                 task.end(LOST)
         await self._settle_strays(strays)
-        if self._is_cut_off:
+        if self._is_cut_off and self.hold.left(self._uptime()) > 0:  # not by a beat that was on its way for too long
             self._be_back()
         await self._settle_dead(self._beats.dead(pulse.others, self._gateway, at=self._clock.monotonic()))
 
@@ -531,7 +531,7 @@ class Scheduler:
                 self.hold.is_given_up = True
 
     def _be_back(self) -> None:
-        self._is_cut_off = False
+        self._is_cut_off = self.hold.is_given_up = False
         self._journal.append("node.back", subject=self._gateway.name)
         self._open_or_close()
 

@@ -46,12 +46,11 @@ class Hold:
         self._fence_after = times.fence_after
         self._renewed_at = now
         self.is_given_up = False
-        """Whether our work was ended because of it, until the next renewal."""
+        """Whether our work was ended because of it, until we are back."""
 
     def renewed(self, sent_at: float) -> None:
         """A beat that was begun at that time is committed."""
         self._renewed_at = max(self._renewed_at, sent_at)
-        self.is_given_up = False
 
     def left(self, now: float) -> float:
         """Seconds until the work has to be ended; less than 0 after that."""
