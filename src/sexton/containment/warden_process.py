@@ -39,6 +39,8 @@ class _Kept:
 
     order: Order
     lifeline: socket.socket
+    end: EndReason = EndReason.KEEPER_DIED
+    """Why it is over, if it is orphaned."""
     stuck_at: float = 0.0
     is_reported_stuck: bool = False
 
@@ -60,7 +62,7 @@ class Warden:
         self._reserve = Reserve()
         self._keepers: dict[int, _Kept] = {}
         self._orphaned: list[_Kept] = []
-        """Trees whose keeper died, until nothing is left of them."""
+        """Trees whose keeper died or never was, until nothing is left of them."""
         self._descent = Descent(spared=self._keepers.keys())
         self._is_closing = False
         self._sweep_in: float | None = None
@@ -109,13 +111,19 @@ class Warden:
         try:
             pid = os.fork()
         except OSError as error:
-            _refuse(descriptors.lifeline, f"no further process can be started: {error.strerror}")
+            self._do_without_keeper(wanted, descriptors.lifeline, error)
         else:
             if pid == 0:
                 _become_keeper(wanted, descriptors, self._custody)
             self._keepers[pid] = _Kept(order=wanted, lifeline=socket.socket(fileno=descriptors.lifeline))
         for descriptor in descriptors.all()[1:]:
             os.close(descriptor)
+
+    def _do_without_keeper(self, wanted: Order, holder: int, error: OSError) -> None:
+        """Refuse a start; should there be a keeper all the same, the sweep finds it, and what it has written."""
+        kept = _Kept(order=wanted, lifeline=socket.socket(fileno=holder), end=EndReason.SPAWN_FAILED)
+        _tell_refusal(kept.lifeline, f"no further process can be started: {error.strerror}")
+        self._orphan(kept)
 
     def _kill_keeper(self, tree: str) -> None:
         """The gateway says that this one does not answer (it may have been stopped by its server)."""
@@ -142,9 +150,12 @@ class Warden:
             else:
                 self._take_over(kept)
 
-    def _take_over(self, kept: _Kept) -> None:
+    def _orphan(self, kept: _Kept) -> None:
         kept.stuck_at = time.monotonic() + kept.order.stop.stuck_after
         self._orphaned.append(kept)
+
+    def _take_over(self, kept: _Kept) -> None:
+        self._orphan(kept)
         lifeline.report(kept.lifeline, "ended", reason=EndReason.KEEPER_DIED, returncode=None, signal=None)
 
     def _sweep_whatever_is_left(self) -> None:
@@ -196,7 +207,7 @@ class Warden:
                 unsettled.append(kept)
                 continue
             _close_record(kept.order)
-            lifeline.report(kept.lifeline, "gone", reason=EndReason.KEEPER_DIED, returncode=None, signal=None)
+            lifeline.report(kept.lifeline, "gone", reason=kept.end, returncode=None, signal=None)
             kept.lifeline.close()
         self._orphaned = unsettled
 
@@ -272,8 +283,12 @@ def _refuse(descriptor: int | None, why: str) -> None:
     if descriptor is None:
         return
     with socket.socket(fileno=descriptor) as holder:
-        lifeline.report(holder, "spawn_failed", stage="keeper", errno=0, detail=why)
+        _tell_refusal(holder, why)
         lifeline.report(holder, "gone", reason=EndReason.SPAWN_FAILED, returncode=None, signal=None)
+
+
+def _tell_refusal(holder: socket.socket, why: str) -> None:
+    lifeline.report(holder, "spawn_failed", stage="keeper", errno=0, detail=why)
 
 
 def _close_record(swept: Order) -> None:
