@@ -229,7 +229,3 @@ on_interrupted = "rerun"
         assert [event["data"]["runs"] for event in cut.gateway.events("node.cut_off")] == [1]
         assert not (evidence / "overlaps").exists()
         stop(nodes)
-
-
-# Part of the long proof only: it waits for real leases to run out.  tests/unit/test_leases.py forces the same order.
-vars(test_a_machine_that_is_cut_off_ends_its_work_before_another_does_it_again)["__test__"] = SLOTS > 300
