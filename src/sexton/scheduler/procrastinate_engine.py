@@ -255,7 +255,8 @@ class ProcrastinateEngine:
                 await self._work_on_connection(take, wake)
             # The outermost edge of a worker, which raises what its driver and its pool do; another takes its place.
             except Exception as error:  # noqa: BLE001
-                LOG.warning("the worker on PostgreSQL ended, and is started again: %s: %s", type(error).__name__, error)
+                said = " ".join(f"{type(error).__name__}: {error}".split())
+                LOG.warning("the worker on PostgreSQL ended, and is started again: %s", said)
             await self._clock.sleep(CONNECT_AGAIN_EVERY)
 
     async def _work_on_connection(self, take: Take, wake: Callable[[], None]) -> None:
