@@ -30,8 +30,8 @@ class PostgresDatabases:
         self._used: dict[Path, str] = {}
         server.admin(f"CREATE DATABASE {TEMPLATE} OWNER sexton")
         anyio.run(_migrate, server.url(TEMPLATE))
-        rows = server.admin("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", database=TEMPLATE)
-        self._tables = ", ".join(f'"{row[0]}"' for row in rows if row[0] not in {"alembic_version", "schema_line"})
+        self._schema = self._tables_of(TEMPLATE)
+        self._tables = ", ".join(f'"{name}"' for name in sorted(self._schema - {"alembic_version", "schema_line"}))
 
     def at(self, path: Path) -> Location:
         if path not in self._used:
@@ -44,11 +44,21 @@ class PostgresDatabases:
         return repr(found).encode()
 
     def clear(self) -> None:
-        """The test is over: nobody is connected any more, and what it left goes."""
+        """The test is over: nobody is connected any more, and what it left goes.
+
+        A database that has further tables, such as an engine's, is not used again.
+        """
         for name in self._used.values():
-            self._server.admin(f"TRUNCATE {self._tables} RESTART IDENTITY CASCADE", database=name)
-            self._idle.append(name)
+            if self._tables_of(name) == self._schema:
+                self._server.admin(f"TRUNCATE {self._tables} RESTART IDENTITY CASCADE", database=name)
+                self._idle.append(name)
+            else:
+                self._server.drop_database(name)
         self._used.clear()
+
+    def _tables_of(self, name: str) -> set[str]:
+        rows = self._server.admin("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", database=name)
+        return {str(row[0]) for row in rows}
 
 
 async def _migrate(location: Location) -> None:
