@@ -182,21 +182,32 @@ async def test_a_client_that_does_not_come_back_takes_its_call_with_it(
             assert len(json.loads((await lease.call_tool("cancelled")).content[0].text)) == 1  # type: ignore[union-attr]
 
 
-async def test_a_stream_that_was_closed_goes_on_when_its_client_is_back(tmp_path: Path) -> None:
+async def test_a_stream_that_was_closed_goes_on_when_its_client_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reply, "BACK_WITHIN", 600.0)
     settings = EndpointSettings(close_streams_after=0.05)
     async with comer(tmp_path, settings, accept=STREAM_FIRST) as (client, bench):
+        said: list[dict[str, str]] = []
+        last = ""
+
+        async def hear(event: dict[str, str]) -> None:
+            said.append(event)
+            if "elicitation/create" in event["data"]:
+                await client.answer(json.loads(event["data"]), "Ada")
+
         async with client.calling("raw__ask", **ASK) as events:
-            said = [event async for event in events.rest()]
+            heard = [event async for event in events.rest()]  # it is closed, for nobody has answered yet
             last = events.last_id
         assert len(bench.endpoint.core.replies) == 1
+        for event in heard:
+            await hear(event)
         with anyio.fail_after(60):
             while not is_told(said, "Ada"):
                 async with client.coming_back(last) as events:
                     async for event in events.rest():
-                        said.append(event)
                         last = events.last_id
-                        if "elicitation/create" in event["data"]:
-                            await client.answer(json.loads(event["data"]), "Ada")
+                        await hear(event)
         assert [event["data"] for event in said].count("") == 1
         assert len(said) == 3
 

@@ -200,8 +200,7 @@ async def test_a_worker_that_loses_its_connections_goes_on_and_so_do_its_runs(
 async def test_a_run_that_was_offered_to_a_worker_that_is_gone_is_offered_again(
     url: PostgresUrl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the worker had fetched and not yet taken; the time after which it counts as gone is cut short."""
-    monkeypatch.setattr("sexton.scheduler.procrastinate_engine.WORKER_SILENT", 0.5)
+    """What a worker had fetched and not yet taken.  It was an hour ago, says the row: live workers stay alive."""
     monkeypatch.setattr("sexton.scheduler.procrastinate_engine.MEND_EVERY", 0.5)
     async with node(url, "a") as a:
         await a.scheduler.put_job(Job(name="job", node="later"))
@@ -213,6 +212,8 @@ async def test_a_run_that_was_offered_to_a_worker_that_is_gone_is_offered_again(
             return await a.database.write(lambda one: one.execute(text(fetched)).scalar() is not None)
 
         await wait_until(fetch)
+        an_hour_ago = "UPDATE run SET handed_at = handed_at - 3600000000"
+        await a.database.write(lambda one: one.execute(text(an_hour_ago)))
         async with node(url, "later") as later:
             await wait_until(lambda: len(later.started) == 1)
             await wait_for_states(a, {"ran": 1})
