@@ -37,9 +37,8 @@ class Pipes:
             nowhere = _broken_pipe()
             try:
                 os.dup2(nowhere, self.stdin, inheritable=False)
-            except (
-                OSError
-            ):  # the limit was lowered below that number (dup2(2)): nobody gets it again before it is raised
+            except OSError:
+                # The limit was lowered below that number (dup2(2)): nobody gets it again before it is raised.
                 self._keeps_stdin = False
                 os.close(self.stdin)
 
