@@ -73,7 +73,7 @@ class PostgresServer:
             "unix_socket_directories": str(self.folder),
             "fsync": "on" if self._durable else "off",
             "full_page_writes": "on" if self._durable else "off",
-            "autovacuum": "off",
+            "autovacuum": "on" if self._durable else "off",
             "max_connections": "60",
             "shared_buffers": "32MB",
             "jit": "off",
