@@ -104,3 +104,45 @@ deliver_on = "failures"
             " 'failure'?"
         ),
     ]
+
+
+def test_whoever_may_send_says_to_whom(load: Callable[[str], Settings]) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load(
+            """\
+[targets.log]
+path = "log.txt"
+[jobs.nobody]
+prompt = "x"
+may = ["send"]
+[jobs.vain]
+prompt = "x"
+send_to = ["log"]
+[jobs.slips]
+prompt = "x"
+may = ["sent", "jobs"]
+[jobs.lost]
+prompt = "x"
+may = ["send"]
+send_to = ["lug"]
+[jobs.other]
+call = "time.now"
+may = ["runs"]
+[servers.time]
+command = "true"
+"""
+        )
+    assert [problem.text("f") for problem in raised.value.problems] == [
+        'f:5: jobs.nobody.may has "send", and nobody is named to send to; add send_to = ["NAME"], or deliver',
+        'f:8: jobs.vain.send_to has no effect without may = ["send"]',
+        ("f:11: jobs.slips.may[0] is 'sent'; allowed: 'runs', 'jobs', 'memory', 'send'; did you mean 'send'?"),
+        "f:15: jobs.lost.send_to[0] is 'lug', and there is no target or channel 'lug'; did you mean 'log'?",
+        "f:18: jobs.other.may belongs to prompt and has no meaning for a call",
+    ]
+
+
+def test_a_job_has_none_of_sextons_own_tools_unless_it_is_said(load: Callable[[str], Settings]) -> None:
+    told = '[jobs.b]\nprompt = "x"\nmay = ["send", "runs"]\nsend_to = ["log:me"]\n[targets.log]\npath = "l"\n'
+    [quiet, able] = load('[jobs.a]\nprompt = "x"\n' + told).jobs
+    assert (quiet.action["may"], quiet.action["send_to"]) == ([], [])
+    assert (able.action["may"], able.action["send_to"]) == (["send", "runs"], ["log:me"])

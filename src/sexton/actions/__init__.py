@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from sexton.actions.call import render_content, run_call
 from sexton.actions.command import run_command
 from sexton.actions.prompt import run_prompt
-from sexton.agent import Agent
+from sexton.agent import Agent, OwnToolsOfJob
 from sexton.containment import Containment
 from sexton.journal import JSON
 from sexton.mcp_servers import ServerPool
@@ -24,9 +24,17 @@ __all__ = ["perform_action", "render_content", "run_call", "run_command", "run_p
 
 
 async def perform_action(
-    action: Mapping[str, JSON], ctx: RunContext, *, pool: ServerPool, containment: Containment, agent: Agent
+    action: Mapping[str, JSON],
+    ctx: RunContext,
+    *,
+    pool: ServerPool,
+    containment: Containment,
+    agent: Agent,
+    own_tools: OwnToolsOfJob | None = None,
 ) -> Outcome:
     """Do what `action` says, by its `kind`; it is the one of `ctx.job`, with references to secrets put in.
+
+    `own_tools` makes those of Sexton's own tools that a prompt may have.
 
     Raises:
         RunFailed: it failed, or there is no such kind of action.
@@ -34,7 +42,7 @@ async def perform_action(
     kinds: Mapping[str, Callable[[], Awaitable[Outcome]]] = {
         "call": lambda: run_call(pool, action, ctx),
         "command": lambda: run_command(containment, action, ctx),
-        "prompt": lambda: run_prompt(agent, action, ctx),
+        "prompt": lambda: run_prompt(agent, action, ctx, own_tools),
     }
     kind = str(action.get("kind"))
     if (perform := kinds.get(kind)) is None:

@@ -12,6 +12,7 @@ from sexton.agent import (
     Budget,
     CallRecord,
     Message,
+    OwnToolsOfJob,
     Role,
     TextDelta,
     TextWithdrawn,
@@ -36,14 +37,17 @@ _STATES = {
 }
 
 
-async def run_prompt(agent: Agent, action: Mapping[str, JSON], ctx: RunContext) -> Outcome:
+async def run_prompt(
+    agent: Agent, action: Mapping[str, JSON], ctx: RunContext, own_tools: OwnToolsOfJob | None = None
+) -> Outcome:
     """Give a model the prompt and the tools of the job's servers; its reply is the run's output.
 
     `action` holds `prompt`, and optionally `servers` (names), `models` (the
     chain), `instructions`, `output_schema` (a JSON schema: the output is an
     object of that shape), `max_steps`, `max_tokens`, `max_cost`, `tools`
-    (`allow`, `deny`) and `approvals`.  Its calls and what it used are kept
-    with the run.
+    (`allow`, `deny`) and `approvals`; `may` and `send_to` are for `own_tools`,
+    which makes those of Sexton's own tools that the job has.  Its calls and
+    what it used are kept with the run.
 
     Raises:
         RunFailed: no model is configured or could answer, a server has no tool for it, a limit was reached, or the
@@ -52,7 +56,7 @@ async def run_prompt(agent: Agent, action: Mapping[str, JSON], ctx: RunContext) 
     record = _RunRecord(ctx)
     ctx.output_so_far = lambda: record.text
     try:
-        result = await agent.run(_plan(action, ctx), record)
+        result = await agent.run(plan_of(action, ctx, own_tools), record)
     except SextonError as error:
         raise RunFailed(error.what, hint=error.hint, details={"usage": record.usage.as_json()}) from error
     finally:
@@ -63,14 +67,15 @@ async def run_prompt(agent: Agent, action: Mapping[str, JSON], ctx: RunContext) 
     return Outcome(output=result.text, details=details)
 
 
-def _plan(action: Mapping[str, JSON], ctx: RunContext) -> TurnPlan:
+def plan_of(action: Mapping[str, JSON], ctx: RunContext, own_tools: OwnToolsOfJob | None) -> TurnPlan:
+    """What the turn of a run is given; `action` is that of `ctx.job`, with references put in."""
     servers, models, schema = action.get("servers"), action.get("models"), action.get("output_schema")
-    return TurnPlan(
+    plan = TurnPlan(
         tools=ToolSource(
             holder=f"run:{ctx.run.id}",
             turn=ctx.run.id,
             servers=_names(servers) or (),
-            rules=_rules(action.get("tools")),
+            rules=ToolRules.from_json(action.get("tools")),
             approvals=Approval(str(action.get("approvals") or Approval.NEVER)),
             strict=True,
             returns=False,
@@ -81,12 +86,9 @@ def _plan(action: Mapping[str, JSON], ctx: RunContext) -> TurnPlan:
         budget=_budget(action),
         output_schema=schema if isinstance(schema, Mapping) else None,
     )
-
-
-def _rules(lists: Any) -> ToolRules:
-    if not isinstance(lists, Mapping):
-        return ToolRules()
-    return ToolRules(allow=_names(lists.get("allow")), deny=_names(lists.get("deny")) or ())
+    if own_tools is None:
+        return plan
+    return replace(plan, tools=replace(plan.tools, own=own_tools(ctx.job, plan)))
 
 
 def _names(value: Any) -> tuple[str, ...] | None:

@@ -56,7 +56,8 @@ from sexton.agent.model_config import (
     ServerApprovals,
 )
 from sexton.agent.model_relay import ModelRelay, Relayed
-from sexton.agent.own_tools import Messenger, NotAllowed, SextonTools
+from sexton.agent.own_tools import Messenger, OwnToolsOfJob, SextonTools
+from sexton.agent.tool_rights import NotAllowed
 from sexton.agent.tool_rules import ToolRules
 from sexton.agent.toolbox import NoTools, OwnTool, ToolSource
 from sexton.agent.turn import Agent, TurnPlan, TurnRecord, TurnResult
@@ -102,6 +103,7 @@ __all__ = [
     "NotAllowed",
     "OwnTool",
     "OwnToolsOf",
+    "OwnToolsOfJob",
     "PendingApproval",
     "Price",
     "Question",

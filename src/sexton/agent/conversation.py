@@ -57,11 +57,11 @@ class ChatSettings:
     def from_json(cls, document: Mapping[str, Any]) -> ChatSettings:
         """The reverse of `as_json`, for what it made."""
         given = dict(document)
-        tools, budget = given.get("tools") or {}, given.get("budget")
+        budget = given.get("budget")
         return cls(
             models=_names(given.get("models")),
             servers=_names(given.get("servers")),
-            tools=ToolRules(allow=_names(tools.get("allow")), deny=_names(tools.get("deny")) or ()),
+            tools=ToolRules.from_json(given.get("tools")),
             approvals=None if given.get("approvals") is None else Approval(given["approvals"]),
             budget=None if budget is None else Budget(**budget),
             instructions=given.get("instructions", ""),

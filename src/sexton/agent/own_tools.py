@@ -1,7 +1,8 @@
 """Sexton's own tools for an agent: jobs, past runs, memories, messages to people.
 
-What a chat may do is said by its settings (`may`); what it schedules may never
-do more than the chat itself, and it changes only jobs that it made.
+What a chat or a job may do is said by its settings (`may`); what it schedules
+may never do more than it may itself, and it changes only jobs that it made.
+That is enforced here and by `bounded`, whatever a model was made to believe.
 """
 
 from __future__ import annotations
@@ -9,29 +10,33 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Protocol, final
+from typing import Any, Final, Protocol, TypeAlias, final
 
-from sexton.agent.approval import level_of, needs_approval
+from sexton.agent.approval import needs_approval
 from sexton.agent.conversation import Conversation
 from sexton.agent.memory_store import MemoryStore
-from sexton.agent.model_config import AgentConfig, Approval
+from sexton.agent.model_config import AgentConfig
 from sexton.agent.result_marks import mark_untrusted
+from sexton.agent.tool_rights import NotAllowed, ToolRights, names_in
+from sexton.agent.tool_rules import ToolRules
 from sexton.agent.toolbox import OwnTool
+from sexton.agent.turn import TurnPlan
 from sexton.clock import Clock
-from sexton.errors import SextonError, UsageError
+from sexton.errors import UsageError
 from sexton.journal import JSON
-from sexton.mcp_servers import ServerPool
+from sexton.mcp_servers import ServerPool, ToolFilter
 from sexton.scheduler import Job, JobStatus, Origin, Run, Scheduler, from_document, to_document
-
-OWNERS_WAYS: Final = frozenset({"terminal", "web", "api", "openai"})
-"""Ways to chat of whoever has a token of this gateway; they share one memory."""
 
 MOST_RUNS: Final = 20
 MOST_MEMORIES: Final = 20
-MOST_JOBS: Final = 50
-"""Jobs that one chat may have made."""
+MOST_NAMED: Final = 200
+"""Jobs of others that `list_jobs` names."""
+
+CRON_FIELDS: Final = 5
+"""With a sixth, of seconds, a model could schedule more than a person would ever look at."""
+
+OwnToolsOfJob: TypeAlias = Callable[[Job, TurnPlan], tuple[OwnTool, ...]]
 
 
 class Messenger(Protocol):
@@ -44,30 +49,9 @@ class Messenger(Protocol):
     async def send(self, target: str, text: str, /, *, key: str) -> object: ...
 
 
-class NotAllowed(SextonError):
-    """The chat may not do this."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Chat:
-    """The chat for which tools are made, as far as they need it."""
-
-    found: Conversation
-    config: AgentConfig
-    servers: tuple[str, ...]
-
-    @property
-    def approvals(self) -> Approval:
-        return self.found.settings.approvals or self.config.approvals
-
-    @property
-    def memory(self) -> str:
-        return "owner" if self.found.way in OWNERS_WAYS else self.found.key
-
-
 @final
 class SextonTools:
-    """Makes the tools of one chat.  `config` gives what is configured now."""
+    """Makes the tools of one chat, or of one run of a job.  `config` gives what is configured now."""
 
     def __init__(
         self,
@@ -87,87 +71,131 @@ class SextonTools:
         self._config = config
 
     def __call__(self, found: Conversation) -> tuple[OwnTool, ...]:
-        config = self._config()
-        named = found.settings.servers if found.settings.servers is not None else config.chat_servers
+        """The tools of a chat."""
         known = tuple(status.name for status in self._pool.status())
-        chat = _Chat(found=found, config=config, servers=known if named is None else named)
-        makers = {"jobs": self._job_tools, "memory": self._memory_tools, "send": self._send_tools}
-        return tuple(tool for name in found.settings.may if name in makers for tool in makers[name](chat))
+        return self._tools(ToolRights.of_chat(found, self._config(), known))
+
+    def of_job(self, job: Job, plan: TurnPlan) -> tuple[OwnTool, ...]:
+        """The tools of a run of `job`, whose plan is `plan`."""
+        return self._tools(ToolRights.of_job(job, plan, self._config()))
+
+    def _tools(self, rights: ToolRights) -> tuple[OwnTool, ...]:
+        may = rights.may
+        return (
+            *(self._job_tools(rights) if "jobs" in may else ()),
+            *(self._run_tools(rights) if may & {"jobs", "runs"} else ()),
+            *(self._memory_tools(rights) if "memory" in may else ()),
+            *(self._send_tools(rights) if "send" in may else ()),
+        )
+
+    async def bounded(self, job: Job) -> Mapping[str, JSON]:
+        """The action of a job that was added at run time; one that a job has made gets no more than that job has now.
+
+        Raises NotAllowed.
+        """
+        if (name := job.action.get("job")) is None:
+            return job.action
+        maker = next((status.job for status in await self._scheduler.jobs() if status.job.name == name), None)
+        if maker is None or "jobs" not in names_in(maker.action, "may"):
+            raise NotAllowed(
+                f"The job {name!r}, which made this one, is gone or may not make jobs any more.",
+                hint=f"remove this one: sexton jobs remove {job.name}",
+            )
+        return _narrowed(job, maker)
 
     # Jobs and runs
 
-    def _job_tools(self, chat: _Chat) -> tuple[OwnTool, ...]:
+    def _job_tools(self, rights: ToolRights) -> tuple[OwnTool, ...]:
+        noun = rights.noun
         return (
             OwnTool(
                 name="schedule_job",
                 description="Have something done later or again and again: a prompt for an agent, or one tool call. "
                 "Give exactly one of every_seconds, cron, at.",
-                schema=_schema({**_JOB, "name": _text("letters, digits, - and _")}, required=["name"]),
-                run=lambda given: self._schedule(chat, given),
+                schema=_schema({**_job_keys(rights), "name": _text("letters, digits, - and _")}, required=["name"]),
+                run=lambda given: self._schedule(rights, given),
                 asks=True,
             ),
             OwnTool(
                 name="list_jobs",
-                description="List the jobs that this conversation has scheduled.",
+                description=f"List the jobs that this {noun} has scheduled"
+                + (", and the names of all others." if rights.sees_all else "."),
                 schema=_schema({}),
-                run=lambda _: self._list_jobs(chat),
+                run=lambda _: self._list_jobs(rights),
             ),
             OwnTool(
                 name="change_job",
-                description="Change a job of this conversation; what is not given stays. paused: let it rest.",
-                schema=_schema({**_JOB, "name": _text("the job"), "paused": {"type": "boolean"}}, required=["name"]),
-                run=lambda given: self._change(chat, given),
+                description=f"Change a job that this {noun} made; what is not given stays. paused: let it rest.",
+                schema=_schema(
+                    {**_job_keys(rights), "name": _text("the job"), "paused": {"type": "boolean"}}, required=["name"]
+                ),
+                run=lambda given: self._change(rights, given),
                 asks=True,
             ),
             OwnTool(
                 name="cancel_job",
-                description="Remove a job of this conversation, for ever.",
+                description=f"Remove a job that this {noun} made, for ever.",
                 schema=_schema({"name": _text("the job")}, required=["name"]),
-                run=lambda given: self._cancel(chat, given),
+                run=lambda given: self._cancel(rights, given),
                 asks=True,
-            ),
-            OwnTool(
-                name="past_runs",
-                description="What became of a job of this conversation: its last runs, or one run with all it said.",
-                schema=_schema({"name": _text("the job"), "run": _text("the id of one run")}, required=["name"]),
-                run=lambda given: self._past_runs(chat, given),
             ),
         )
 
-    async def _schedule(self, chat: _Chat, given: Mapping[str, Any]) -> str:
+    def _run_tools(self, rights: ToolRights) -> tuple[OwnTool, ...]:
+        which = "any job" if rights.sees_all else f"a job that this {rights.noun} made"
+        name = "the job" if rights.itself is None else "the job; without it this very one"
+        return (
+            OwnTool(
+                name="past_runs",
+                description=f"What became of {which}: its last runs, or one run with all it said.",
+                schema=_schema(
+                    {"name": _text(name), "run": _text("the id of one run")},
+                    required=["name"] if rights.itself is None else [],
+                ),
+                run=lambda given: self._past_runs(rights, given),
+            ),
+        )
+
+    async def _schedule(self, rights: ToolRights, given: Mapping[str, Any]) -> str:
         name = _required(given, "name")
         jobs = await self._scheduler.jobs()
         if any(status.job.name == name for status in jobs):
             raise UsageError(f"There is a job {name!r} already; choose another name.")
-        if sum(_made_by(status.job, chat) for status in jobs) >= MOST_JOBS:
-            raise NotAllowed(f"This conversation has {MOST_JOBS} jobs; cancel some first.")
-        document = {"name": name, "action": await self._action(chat, given), **self._when(given)}
-        return await self._put(chat, document, given)
+        if sum(rights.has_made(status.job) for status in jobs) >= rights.most_jobs:
+            raise NotAllowed(f"This {rights.noun} has made {rights.most_jobs} jobs; cancel some first.")
+        document = {"name": name, "action": await self._action(rights, given), **self._when(rights, given)}
+        return await self._put(rights, document, given)
 
-    async def _change(self, chat: _Chat, given: Mapping[str, Any]) -> str:
-        job = (await self._own_job(chat, given)).job
+    async def _change(self, rights: ToolRights, given: Mapping[str, Any]) -> str:
+        job = (await self._own_job(rights, given)).job
         document: dict[str, Any] = to_document(job)
         if any(key in given for key in ("prompt", "tool", "arguments")):
-            document["action"] = await self._action(chat, given)
+            document["action"] = await self._action(rights, given)
         if any(key in given for key in ("every_seconds", "cron", "at")):
-            document |= self._when(given)
-        said = await self._put(chat, document, given)
+            document |= self._when(rights, given)
+        said = await self._put(rights, document, given)
         if isinstance(given.get("paused"), bool):
             await (self._scheduler.pause(job.name) if given["paused"] else self._scheduler.resume(job.name))
             said += f" It is {'paused' if given['paused'] else 'not paused'}."
         return said
 
-    async def _cancel(self, chat: _Chat, given: Mapping[str, Any]) -> str:
-        name = (await self._own_job(chat, given)).job.name
+    async def _cancel(self, rights: ToolRights, given: Mapping[str, Any]) -> str:
+        name = (await self._own_job(rights, given)).job.name
         await self._scheduler.remove_job(name)
         return f"The job {name} is removed."
 
-    async def _list_jobs(self, chat: _Chat) -> str:
-        mine = [status for status in await self._scheduler.jobs() if _made_by(status.job, chat)]
-        return json.dumps([_told(status) for status in mine], ensure_ascii=False) if mine else "There are none."
+    async def _list_jobs(self, rights: ToolRights) -> str:
+        jobs = await self._scheduler.jobs()
+        mine = [status for status in jobs if rights.has_made(status.job)]
+        told = json.dumps([_told(status) for status in mine], ensure_ascii=False) if mine else "There are none."
+        others = [status.job.name for status in jobs if rights.sees_all and status not in mine]
+        if not others:
+            return told
+        more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+        return f"{told}\nJobs that are not of this conversation: {', '.join(others[:MOST_NAMED])}{more}."
 
-    async def _past_runs(self, chat: _Chat, given: Mapping[str, Any]) -> str:
-        name = (await self._own_job(chat, given)).job.name
+    async def _past_runs(self, rights: ToolRights, given: Mapping[str, Any]) -> str:
+        name = await self._readable(rights, given)
         if given.get("run"):
             record = await self._scheduler.run_record(str(given["run"]))
             if record.run.job != name:
@@ -177,137 +205,145 @@ class SextonTools:
         runs = await self._scheduler.runs(name, limit=MOST_RUNS)
         return mark_untrusted(json.dumps([_told_run(run) for run in runs], ensure_ascii=False), source=f"job {name}")
 
-    async def _put(self, chat: _Chat, document: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    async def _put(self, rights: ToolRights, document: Mapping[str, Any], given: Mapping[str, Any]) -> str:
         deliver = _texts(given.get("deliver"))
         for target in deliver:
+            rights.require_target(target)
             self._messenger.check(target)
-        if deliver and "send" not in chat.found.settings.may:
-            raise NotAllowed("This conversation may not send messages.")
-        whole = {**document, "origin": str(Origin.RUNTIME), **({"deliver": deliver} if deliver else {})}
+        bounds = {"origin": str(Origin.RUNTIME), "timeout": rights.timeout, "idle_timeout": rights.idle_timeout}
+        resources = [f"server:{server}" for server in _servers_of(document["action"])]
+        whole = {**document, **bounds, "resources": resources, **({"deliver": deliver} if deliver else {})}
         job = from_document(whole)
         await self._scheduler.put_job(job)
         times = await self._scheduler.next_times(job.name, 1)
         return f"The job {job.name} is scheduled; it starts next at {times[0].isoformat() if times else 'no time'}."
 
-    async def _action(self, chat: _Chat, given: Mapping[str, Any]) -> dict[str, JSON]:
-        """What the job does, with no more rights than the chat has; `chat` says whose it is."""
+    async def _action(self, rights: ToolRights, given: Mapping[str, Any]) -> dict[str, JSON]:
+        """What the job does, with no more rights than those of who schedules it; it bears whose it is."""
         if ("prompt" in given) == ("tool" in given):
             raise UsageError("Give one of prompt and tool.")
-        return self._prompt(chat, given) if "prompt" in given else await self._call(chat, given)
+        return self._prompt(rights, given) if "prompt" in given else await self._call(rights, given)
 
-    def _prompt(self, chat: _Chat, given: Mapping[str, Any]) -> dict[str, JSON]:
-        settings = chat.found.settings
-        servers = _texts(given.get("servers")) or ()
+    def _prompt(self, rights: ToolRights, given: Mapping[str, Any]) -> dict[str, JSON]:
+        servers = _texts(given.get("servers"))
         for server in servers:
-            if server not in chat.servers:
-                raise NotAllowed(f"This conversation has no server {server!r}.")
-        rules = settings.tools
+            rights.require_server(server)
         return {
             "kind": "prompt",
             "prompt": _required(given, "prompt"),
-            "servers": list(servers),
-            "models": None if settings.models is None else list(settings.models),
-            "instructions": settings.instructions,
-            "tools": {"allow": None if rules.allow is None else list(rules.allow), "deny": list(rules.deny)},
-            "approvals": str(chat.approvals),
-            "chat": chat.found.id,
+            "servers": list[JSON](servers),
+            "models": None if rights.models is None else list(rights.models),
+            "instructions": rights.instructions,
+            **rights.limits(),
+            **rights.handed_on(),
         }
 
-    async def _call(self, chat: _Chat, given: Mapping[str, Any]) -> dict[str, JSON]:
+    async def _call(self, rights: ToolRights, given: Mapping[str, Any]) -> dict[str, JSON]:
         server, _, tool = _required(given, "tool").partition(".")
-        if server not in chat.servers:
-            raise NotAllowed(f"This conversation has no server {server!r}; name the tool as server.tool.")
-        rules = chat.found.settings.tools.of(server, chat.servers)
+        if not tool:
+            raise UsageError(f"Name the tool as server.tool, not {server!r}.")
+        rights.require_server(server)
+        rules = rights.rules.of(server, rights.servers)
         known = {each.name: each for each in await self._pool.tools(server, allow=rules)}
         if tool not in known:
-            raise UsageError(f"Server {server!r} has no tool {tool!r} for this conversation.")
-        if needs_approval(level_of(chat.config, chat.approvals, server, tool), known[tool].annotations):
+            raise UsageError(f"Server {server!r} has no tool {tool!r} for this {rights.noun}.")
+        if needs_approval(rights.level(server, tool), known[tool].annotations):
             raise NotAllowed(
                 f"Calls of {server}.{tool} wait for a person here, and a scheduled call cannot; schedule a prompt."
             )
         arguments = given.get("arguments") or {}
-        allowed: JSON = None if rules.allow is None else list(rules.allow)
         return {
             "kind": "call",
             "server": server,
             "tool": tool,
             "arguments": dict(arguments) if isinstance(arguments, Mapping) else {},
-            "tools": {"allow": allowed, "deny": list(rules.deny)},
-            "chat": chat.found.id,
+            **rights.handed_on(),
+            "tools": _lists_of(rules),
         }
 
-    def _when(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _when(self, rights: ToolRights, given: Mapping[str, Any]) -> dict[str, Any]:
         kinds = {"every_seconds": "every", "cron": "cron", "at": "at"}
         asked = [key for key in kinds if given.get(key) is not None]
         if len(asked) != 1:
             raise UsageError("Give exactly one of every_seconds, cron and at.")
         if asked == ["at"] and _moment(str(given["at"])) <= self._clock.now():
             raise UsageError(f"{given['at']} has passed; now it is {self._clock.now().isoformat()}.")
+        if asked == ["every_seconds"] and _number(given["every_seconds"]) < rights.least_seconds:
+            raise NotAllowed(f"What this {rights.noun} schedules may run every {rights.least_seconds:g} s at most.")
+        if asked == ["cron"] and len(str(given["cron"]).split()) > CRON_FIELDS:
+            raise NotAllowed(f"A cron expression has {CRON_FIELDS} fields here; the first is the minute.")
         schedule = {kinds[asked[0]]: given[asked[0]]}
         return {"schedule": schedule, "timezone": str(given.get("timezone") or "UTC")}
 
-    async def _own_job(self, chat: _Chat, given: Mapping[str, Any]) -> JobStatus:
+    async def _readable(self, rights: ToolRights, given: Mapping[str, Any]) -> str:
+        """The name of the job that is asked for, if its runs may be read."""
+        name = given.get("name") or rights.itself or _required(given, "name")
+        for status in await self._scheduler.jobs():
+            if status.job.name == name and rights.may_read(status.job):
+                return status.job.name
+        raise UsageError(f"This {rights.noun} has no job {name!r}.")
+
+    async def _own_job(self, rights: ToolRights, given: Mapping[str, Any]) -> JobStatus:
         name = _required(given, "name")
         for status in await self._scheduler.jobs():
-            if status.job.name == name and _made_by(status.job, chat):
+            if status.job.name == name and rights.has_made(status.job):
                 return status
-        raise UsageError(f"This conversation has no job {name!r}.")
+        raise UsageError(f"This {rights.noun} has no job {name!r}.")
 
     # Memories
 
-    def _memory_tools(self, chat: _Chat) -> tuple[OwnTool, ...]:
+    def _memory_tools(self, rights: ToolRights) -> tuple[OwnTool, ...]:
         return (
             OwnTool(
                 name="remember",
                 description="Keep a fact for later conversations.",
                 schema=_schema({"text": _text("one fact, understandable by itself")}, required=["text"]),
-                run=lambda given: self._remember(chat, given),
+                run=lambda given: self._remember(rights, given),
             ),
             OwnTool(
                 name="recall",
                 description="Find what was remembered, by words; without words the newest.",
                 schema=_schema({"words": _text("any of these")}),
-                run=lambda given: self._recall(chat, given),
+                run=lambda given: self._recall(rights, given),
             ),
             OwnTool(
                 name="forget",
                 description="Remove a memory.",
                 schema=_schema({"id": _text("as recall gave it")}, required=["id"]),
-                run=lambda given: self._forget(chat, given),
+                run=lambda given: self._forget(rights, given),
             ),
         )
 
-    async def _remember(self, chat: _Chat, given: Mapping[str, Any]) -> str:
-        made = await self._memories.add(_required(given, "text"), source=chat.memory, at=self._clock.now())
+    async def _remember(self, rights: ToolRights, given: Mapping[str, Any]) -> str:
+        made = await self._memories.add(_required(given, "text"), source=rights.owned, at=self._clock.now())
         return f"Remembered as {made.id}."
 
-    async def _recall(self, chat: _Chat, given: Mapping[str, Any]) -> str:
-        found = await self._memories.find(str(given.get("words") or ""), source=chat.memory, limit=MOST_MEMORIES)
+    async def _recall(self, rights: ToolRights, given: Mapping[str, Any]) -> str:
+        found = await self._memories.find(str(given.get("words") or ""), source=rights.owned, limit=MOST_MEMORIES)
         told = [{"id": each.id, "text": each.text, "at": each.at.isoformat()} for each in found]
         return mark_untrusted(json.dumps(told, ensure_ascii=False), source="memory") if told else "Nothing."
 
-    async def _forget(self, chat: _Chat, given: Mapping[str, Any]) -> str:
-        gone = await self._memories.remove(_required(given, "id"), source=chat.memory)
+    async def _forget(self, rights: ToolRights, given: Mapping[str, Any]) -> str:
+        gone = await self._memories.remove(_required(given, "id"), source=rights.owned)
         return "Forgotten." if gone else "There is no such memory."
 
     # Messages
 
-    def _send_tools(self, chat: _Chat) -> tuple[OwnTool, ...]:
+    def _send_tools(self, rights: ToolRights) -> tuple[OwnTool, ...]:
         return (
             OwnTool(
                 name="send_message",
                 description="Send a message to a target of this gateway, NAME or NAME:RECIPIENT.",
-                schema=_schema(
-                    {"target": _text("where to"), "text": _text("what to say")}, required=["target", "text"]
-                ),
-                run=lambda given: self._send(chat, given),
+                schema=_schema({"target": _target(rights), "text": _text("what to say")}, required=["target", "text"]),
+                run=lambda given: self._send(rights, given),
                 asks=True,
             ),
         )
 
-    async def _send(self, chat: _Chat, given: Mapping[str, Any]) -> str:
+    async def _send(self, rights: ToolRights, given: Mapping[str, Any]) -> str:
         target = _required(given, "target")
-        key = f"chat:{chat.found.id}:{uuid.uuid4().hex}"
+        rights.require_target(target)
+        key = f"{':'.join(rights.mark)}:{uuid.uuid4().hex}"
         await self._messenger.send(target, _required(given, "text"), key=key)
         return f"The message to {target} is on its way."
 
@@ -319,12 +355,19 @@ def _text(about: str) -> dict[str, str]:
     return {"type": "string", "description": about}
 
 
+def _target(rights: ToolRights) -> dict[str, Any]:
+    return _text("where to") | ({} if rights.targets is None else {"enum": sorted(rights.targets)})
+
+
+def _job_keys(rights: ToolRights) -> dict[str, Any]:
+    return {**_JOB, "every_seconds": {"type": "number", "minimum": rights.least_seconds}}
+
+
 _JOB: Final[Mapping[str, Any]] = {
     "prompt": _text("what the agent is asked to do"),
     "servers": {**_TEXTS, "description": "the servers whose tools the prompt needs"},
     "tool": _text("server.tool, for one call instead of a prompt"),
     "arguments": {"type": "object", "description": "the arguments of that call"},
-    "every_seconds": {"type": "number", "minimum": 1},
     "cron": _text("five fields, such as 0 7 * * mon-fri"),
     "at": _text("once, ISO 8601 with an offset"),
     "timezone": _text("for cron, such as Europe/Amsterdam; else UTC"),
@@ -357,8 +400,36 @@ def _moment(written: str) -> datetime:
     return moment
 
 
-def _made_by(job: Job, chat: _Chat) -> bool:
-    return job.origin is Origin.RUNTIME and job.action.get("chat") == chat.found.id
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError(f"{value!r} is no number of seconds.")
+    return float(value)
+
+
+def _servers_of(action: Mapping[str, Any]) -> Sequence[str]:
+    return [str(action["server"])] if action.get("kind") == "call" else sorted(names_in(action, "servers"))
+
+
+def _narrowed(job: Job, maker: Job) -> Mapping[str, JSON]:
+    """The action of `job` with the rights that `maker` has now, which may be others than when it made it."""
+    action, now = job.action, maker.action
+    hint = f"remove this one, so that it can be made anew: sexton jobs remove {job.name}"
+    if gone := sorted(set(_servers_of(action)) - names_in(now, "servers")):
+        raise NotAllowed(f"The job {maker.name!r}, which made this one, has no server {gone[0]!r} any more.", hint=hint)
+    if action.get("kind") == "call" and action.get("approvals") != now.get("approvals"):
+        raise NotAllowed(f"The job {maker.name!r}, which made this one, has other approvals now.", hint=hint)
+    narrowed = {**action, **{key: now.get(key) for key in _HANDED_ON}}
+    if action.get("kind") == "call":
+        rules = ToolRules.from_json(now.get("tools"))
+        narrowed["tools"] = _lists_of(rules.of(str(action["server"]), names_in(now, "servers")))
+    return narrowed
+
+
+def _lists_of(rules: ToolRules | ToolFilter) -> dict[str, JSON]:
+    return {"allow": None if rules.allow is None else list(rules.allow), "deny": list(rules.deny)}
+
+
+_HANDED_ON: Final = ("tools", "approvals", "models", "max_steps", "max_tokens", "max_cost")
 
 
 def _told(status: JobStatus) -> dict[str, JSON]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 from sexton.mcp_servers import ToolFilter
 
@@ -18,6 +19,13 @@ class ToolRules:
 
     allow: tuple[str, ...] | None = None
     deny: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, lists: Any) -> Self:
+        """As actions of jobs and settings of chats hold them: `allow` and `deny`; without them all is let through."""
+        given: Mapping[str, Any] = lists if isinstance(lists, Mapping) else {}
+        allow, deny = given.get("allow"), given.get("deny") or ()
+        return cls(allow=None if allow is None else tuple(map(str, allow)), deny=tuple(map(str, deny)))
 
     def of(self, server: str, servers: Iterable[str]) -> ToolFilter:
         """The filter for a lease of `server`; an entry counts as `server.tool` only if it names one of `servers`."""

@@ -151,6 +151,8 @@ class JobTable(StrictTable):
     max_cost: Annotated[float, Field(gt=0)] | None = None
     tools: ToolsTable = ToolsTable()
     approvals: ApprovalLevel = "never"
+    may: list[Literal["runs", "jobs", "memory", "send"]] = []
+    send_to: list[Text] = []
     overlap: Literal["skip", "queue", "replace", "parallel"] = "skip"
     catch_up: Literal["none", "latest", "all"] = "latest"
     catch_up_window: PositiveDuration = 86400.0

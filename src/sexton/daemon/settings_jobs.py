@@ -44,6 +44,8 @@ PROMPT_KEYS = (
     "max_cost",
     "tools",
     "approvals",
+    "may",
+    "send_to",
 )
 _START = re.compile(r"start(?:\s*\+\s*(?P<after>.+))?")
 
@@ -237,9 +239,20 @@ class _JobReader:
                 near = did_you_mean(model, self.models)
                 self.findings.problem(path, f"names the model {model!r}, which is not in this file{near}")
         self.findings.check_references((*at, "prompt"), raw["prompt"])
+        self.check_sending(at, raw)
         if wrong or table.prompt is None:
             return None
         return prompt_action(table)
+
+    def check_sending(self, at: KeyPath, raw: Mapping[str, Any]) -> None:
+        """Who may send says to whom, and the other way round."""
+        check_deliver(self.findings, (*at, "send_to"), raw.get("send_to", []), names=self.targets)
+        may_send = isinstance(raw.get("may"), list) and "send" in raw["may"]
+        if may_send and not (raw.get("send_to") or raw.get("deliver")):
+            what = 'has "send", and nobody is named to send to; add send_to = ["NAME"], or deliver'
+            self.findings.problem((*at, "may"), what)
+        if raw.get("send_to") and not may_send:
+            self.findings.problem((*at, "send_to"), 'has no effect without may = ["send"]')
 
     def named_models(
         self, at: KeyPath, raw: Mapping[str, Any], models: list[str] | None
@@ -309,6 +322,8 @@ def prompt_action(table: JobTable) -> Action:
         "max_cost": table.max_cost,
         "tools": {"allow": None if tools.allow is None else list(tools.allow), "deny": list(tools.deny)},
         "approvals": table.approvals,
+        "may": list[JSON](table.may),
+        "send_to": list[JSON](table.send_to),
     }
 
 

@@ -25,6 +25,7 @@ from sexton.agent import (
     DatabaseApprovals,
     MemoryStore,
     ModelRelay,
+    NotAllowed,
     SextonTools,
     UserMessage,
 )
@@ -129,7 +130,7 @@ async def running_parts(
             await database.write(engine.prepare)
         scheduler = Scheduler(
             RunStore(database, at_end=queue_run, engine=engine),
-            perform_of(settings, pool, containment, agent, redactor),
+            perform_of(settings, pool, containment, agent, lambda: own_tools, redactor),
             clock=clock,
             journal=journal,
             limits=Limits(overall=capacity, per_resource=settings.resources),
@@ -296,12 +297,17 @@ async def running(run: Run) -> AsyncIterator[None]:
 
 
 def perform_of(
-    settings: Settings, pool: ServerPool, containment: Containment, agent: Agent, redactor: Redactor
+    settings: Settings,
+    pool: ServerPool,
+    containment: Containment,
+    agent: Agent,
+    own_tools: Callable[[], SextonTools],
+    redactor: Redactor,
 ) -> Perform:
     """What a run does, with the references of a configured job put in only now, so that no secret is stored.
 
     Jobs that came over the API get none: whoever may add a job must not
-    thereby read our environment.
+    thereby read our environment.  `own_tools` is asked when a run begins.
     """
     folder = settings.path.resolve().parent
 
@@ -315,8 +321,16 @@ def perform_of(
             except ReferenceFails as fails:
                 raise RunFailed(f"The action of job '{context.job.name}' {fails}.") from fails
         else:
-            action = dict(context.job.action)
-        return await perform_action(action, context, pool=pool, containment=containment, agent=agent)
+            action = dict(await _bounded(context))
+        return await perform_action(
+            action, context, pool=pool, containment=containment, agent=agent, own_tools=own_tools().of_job
+        )
+
+    async def _bounded(context: RunContext) -> Mapping[str, JSON]:
+        try:
+            return await own_tools().bounded(context.job)
+        except NotAllowed as refusal:
+            raise RunFailed(refusal.what, hint=refusal.hint) from refusal
 
     return perform
 

@@ -64,7 +64,10 @@ class PromptTools(RequestBody):
 
 
 class PromptAction(RequestBody):
-    """One turn of an agent with the tools of `servers`; None is what `[agent]` says."""
+    """One turn of an agent with the tools of `servers`; None is what `[agent]` says.
+
+    `may` names what of Sexton's own tools it has; messages go to `send_to` and `deliver` only.
+    """
 
     kind: Literal["prompt"]
     prompt: str = Field(min_length=1)
@@ -77,6 +80,8 @@ class PromptAction(RequestBody):
     max_cost: float | None = Field(default=None, gt=0)
     tools: PromptTools = Field(default_factory=PromptTools)
     approvals: Literal["never", "destructive", "always"] = "never"
+    may: list[Literal["runs", "jobs", "memory", "send"]] = Field(default_factory=list)
+    send_to: list[str] = Field(default_factory=list)
 
     def resources(self) -> tuple[str, ...]:
         return tuple(f"server:{server}" for server in self.servers)
@@ -256,6 +261,8 @@ def _check_prompt(gateway: Gateway, action: PromptAction) -> None:
     for model in action.models or ():
         if model not in known:
             raise not_found("model", model, known, listing="[models] in sexton.toml")
+    for target in action.send_to:
+        gateway.deliveries.check(target)
 
 
 def refuse_configured(gateway: Gateway, job: Job) -> None:
