@@ -38,13 +38,19 @@ def _as_server_user() -> list[str]:
 
 
 class PostgresServer:
-    """One cluster.  `durable=False` trades what only a crash of the machine can tell for speed."""
+    """One cluster.  `durable=False` trades what only a crash of the machine can tell for speed.
 
-    def __init__(self, folder: Path, *, durable: bool = False, address: str = "127.0.0.1") -> None:
+    `lasting=True` is for more than a few minutes: it cleans its tables up.
+    """
+
+    def __init__(
+        self, folder: Path, *, durable: bool = False, lasting: bool = False, address: str = "127.0.0.1"
+    ) -> None:
         self.folder = folder
         self.address = address
         self.port = _free_port()
         self._durable = durable
+        self._lasting = lasting
         self._process: subprocess.Popen[bytes] | None = None
         self._made = 0
         self._make()
@@ -73,7 +79,7 @@ class PostgresServer:
             "unix_socket_directories": str(self.folder),
             "fsync": "on" if self._durable else "off",
             "full_page_writes": "on" if self._durable else "off",
-            "autovacuum": "on" if self._durable else "off",
+            "autovacuum": "on" if self._lasting else "off",
             "max_connections": "60",
             "shared_buffers": "32MB",
             "jit": "off",
@@ -101,7 +107,7 @@ class PostgresServer:
         """SIGQUIT: at once, as a crash but for the machine; SIGINT: ends every session first."""
         if self._process is not None:
             self._process.send_signal(how)
-            self._process.wait(60)
+            self._process.wait(300)
             self._process = None
 
     def admin(self, statement: str, *, database: str = "postgres") -> list[tuple[object, ...]]:
@@ -129,9 +135,11 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server(folder: Path, *, durable: bool = False, address: str = "127.0.0.1") -> Iterator[PostgresServer]:
+def postgres_server(
+    folder: Path, *, durable: bool = False, lasting: bool = False, address: str = "127.0.0.1"
+) -> Iterator[PostgresServer]:
     """`address` is where it listens besides 127.0.0.1; who is in that /24 network may come."""
-    server = PostgresServer(folder, durable=durable, address=address)
+    server = PostgresServer(folder, durable=durable, lasting=lasting, address=address)
     server.start()
     try:
         server.make_user()

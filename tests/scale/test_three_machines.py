@@ -53,7 +53,7 @@ def postgres_on_the_bridge(debian_packages: None) -> Iterator[PostgresServer]:
     try:
         with (
             bridge(NETWORK),
-            postgres_server(folder / "server", durable=SLOTS > 2000, address=f"{NETWORK}.1") as server,
+            postgres_server(folder / "server", lasting=SLOTS > 2000, address=f"{NETWORK}.1") as server,
         ):
             yield server
     finally:
