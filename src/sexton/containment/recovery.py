@@ -33,6 +33,7 @@ from sexton.containment.ledger import CgroupLeaf, Record, Stuck
 from sexton.containment.remains import Remains, Search
 from sexton.containment.tree_state import TreeState
 from sexton.threads import in_thread
+from sexton.whole_file import replace_file
 
 HELPERS_MAY_TAKE = 3.0
 """Seconds in which a keeper or warden whose gateway is dead has ended its trees: both graces, and the killing."""
@@ -447,7 +448,5 @@ def _remember(state_dir: str | os.PathLike[str], report: RecoveryReport) -> None
     """Keep the report for `doctor`, when there was anything to report."""
     if not report.trees and not report.unfollowed:
         return
-    path = Path(ledger.boots_folder(state_dir)) / _LAST_RECOVERY
-    draft = path.with_suffix(".new")
-    draft.write_text(json.dumps({"at": datetime.now(UTC).isoformat(), **asdict(report)}))
-    draft.replace(path)
+    document = {"at": datetime.now(UTC).isoformat(), **asdict(report)}
+    replace_file(Path(ledger.boots_folder(state_dir)) / _LAST_RECOVERY, json.dumps(document))

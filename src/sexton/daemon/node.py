@@ -11,7 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
@@ -20,12 +20,13 @@ from typing import Protocol, cast
 from sqlalchemy import Connection
 
 from sexton.clock import Clock
-from sexton.daemon.data_folder import cannot_write
 from sexton.database import Location, PostgresUrl
 from sexton.errors import UsageError
+from sexton.gateway import write_private
 from sexton.scheduler import GIVE_UP_AFTER, ONE_MACHINE, SEVERAL_MACHINES, Engine, Hold, LeaseTimes, Offer
 
 LOG = logging.getLogger(__name__)
+_MACHINE_ID = Path("/etc/machine-id")
 GAVE_UP = 70
 """EX_SOFTWARE of sysexits(3): a service manager starts the gateway again."""
 
@@ -62,21 +63,18 @@ def uptime() -> float:
 
 
 def place_of(data_dir: Path) -> str:
-    """Names this data folder on this machine: whoever holds it after us knows that we are gone."""
+    """Names this data folder, which we hold, on this machine: whoever holds it after us knows that we are gone."""
     path = data_dir / "node-id"
-    try:
-        with suppress(FileExistsError):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(uuid.uuid4().hex)
-        return f"{_machine_id()}:{path.read_text().strip()}:{data_dir.resolve()}"
-    except OSError as problem:
-        raise cannot_write(data_dir, problem) from problem
+    if not (own := _text_of(path)):
+        own = uuid.uuid4().hex
+        write_private(path, own)
+    return f"{_text_of(_MACHINE_ID)}:{own}:{data_dir.resolve()}"
 
 
-def _machine_id() -> str:
+def _text_of(path: Path) -> str:
+    """What the file says; empty if that cannot be read."""
     try:
-        return Path("/etc/machine-id").read_text().strip()
+        return path.read_text().strip()
     except OSError:
         return ""
 

@@ -10,11 +10,9 @@ the whole new file takes the old one's place, or nothing changes.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +26,7 @@ from sexton.daemon.jsonc import parse_jsonc
 from sexton.daemon.settings_file import ServerTable, read_table, valid_name
 from sexton.daemon.settings_problems import dotted
 from sexton.errors import SextonError, UsageError
+from sexton.whole_file import replace_file
 
 _SECRET_NAME = re.compile(
     r"TOKEN|SECRET|PASSWORD|PASSWD|API[-_]?KEY|ACCESS[-_]?KEY|PRIVATE[-_]?KEY|CREDENTIAL|AUTHORIZATION|COOKIE|(^|[-_])(KEY|PAT)$",
@@ -455,21 +454,10 @@ def _inline(value: Any) -> Any:
 
 
 def _replace(target: Path, text: str) -> None:
-    """Put `text` in the place of `target` at once; a reader sees the old file or the new one."""
     target = target.resolve()
-    temporary: Path | None = None
     try:
         mode = target.stat().st_mode & 0o777 if target.exists() else 0o600
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(mode)
-        temporary.replace(target)
+        replace_file(target, text, mode=mode, durable=True)
     except OSError as problem:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
         raise SextonError(f"{target} cannot be written: {problem.strerror}; nothing was imported.") from problem

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from sexton.errors import SextonError
+from sexton.whole_file import replace_file
 
 ADDRESS_FILE = "gateway.json"
 TOKEN_FILE = "token"  # noqa: S105 a name, not a secret
@@ -104,16 +105,8 @@ def forget_address(data_dir: Path, *, pid: int) -> None:
 def write_private(path: Path, text: str) -> None:
     """Replace a file in one step; at no moment can another user read it.  Raises `SextonError`."""
     try:
-        _replace_private(path, text)
+        replace_file(path, text)
     except OSError as error:
         raise SextonError(
             f"{path} cannot be written: {error.strerror or error}.", hint=f"look at the disk: df -h {path.parent}"
         ) from error
-
-
-def _replace_private(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    draft.replace(path)

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from mcp_types import Tool
 from sexton.errors import UsageError
 from sexton.mcp_servers.introduction import Introduction
 from sexton.mcp_servers.server_config import ServerConfig
+from sexton.whole_file import replace_file
 
 LOG = logging.getLogger(__name__)
 
@@ -166,7 +166,8 @@ class Catalogue:
             document["unprobed"] = self._unprobed[identity]
         if identity in self._introductions:
             document["introduction"] = self._introductions[identity].as_document()
-        _write_whole(self._path(identity), json.dumps(document, ensure_ascii=False))
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        replace_file(self._path(identity), json.dumps(document, ensure_ascii=False))
 
     def _read(self, identity: str) -> None:
         try:
@@ -188,17 +189,3 @@ class Catalogue:
 
 def _dump(tools: Iterable[Tool]) -> list[dict[str, Any]]:
     return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in tools]
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write so that a reader finds the old text or the new one, never a part.  Only the user can read it."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(text)
-            file.flush()
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink()
-            raise
