@@ -47,6 +47,14 @@ def write_busy(gateway: GatewayProcess, *more: str) -> GatewayProcess:
     return gateway.write(text.replace("GO", str(gateway.folder / "go")))
 
 
+def start_busy(gateway: GatewayProcess) -> GatewayProcess:
+    """Start it with those settings; the run is in the middle of its call, and another has come and gone."""
+    write_busy(gateway).up()
+    wait_for((gateway.folder / "mark").exists, what="the call of the run has arrived")
+    gateway.wait_event("run.ended", subject="quick", state="ran")
+    return gateway
+
+
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 

@@ -20,33 +20,14 @@ import pytest
 
 from small_disk import fill, small_disk
 from system.api_client import ApiClient, holders
-from system.gateway_process import GatewayProcess, wait_for
+from system.gateway_process import GatewayProcess, start_busy, wait_for
 from waiting import PATIENCE
-
-SETTINGS = """
-drain_timeout = "500ms"
-database = "DISK/sexton.db"
-[servers.small]
-@SERVER --helper@
-
-[jobs.holder]
-at = "start"
-call = "small.slow"
-arguments = { seconds = 600, text = "held", mark = "MARK", until = "GO" }
-
-[jobs.quick]
-every = "1s"
-command = ["echo", "quick"]
-"""
 
 
 def start(gateway: GatewayProcess, disk: Path) -> None:
     """A gateway with its database on that disk, and with a server, a run and scheduled runs at work."""
-    text = SETTINGS.replace("DISK", str(disk))
-    text = text.replace("MARK", str(gateway.folder / "mark")).replace("GO", str(gateway.folder / "go"))
-    gateway.write(text).up()
-    wait_for((gateway.folder / "mark").exists, within=PATIENCE, what="the call of the run has arrived")
-    gateway.wait_event("run.ended", subject="quick", state="ran")
+    gateway.database = str(disk / "sexton.db")
+    start_busy(gateway)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ import pytest
 
 from small_disk import fill, small_disk
 from system.api_client import ApiClient, Flight
-from system.gateway_process import GatewayProcess, parent_of, wait_for, write_busy
+from system.gateway_process import GatewayProcess, parent_of, start_busy, wait_for
 from waiting import PATIENCE
 from zoo.oracles import mounted_hierarchies
 
@@ -32,14 +32,6 @@ from zoo.oracles import mounted_hierarchies
 @pytest.fixture
 def busy(gateway: GatewayProcess) -> GatewayProcess:
     return start_busy(gateway)
-
-
-def start_busy(gateway: GatewayProcess) -> GatewayProcess:
-    """A gateway with a run in the middle of a call."""
-    write_busy(gateway).up()
-    wait_for((gateway.folder / "mark").exists, within=PATIENCE, what="the call of the run has arrived")
-    gateway.wait_event("run.ended", subject="quick", state="ran")
-    return gateway
 
 
 def prove_it_goes_on(gateway: GatewayProcess) -> None:

@@ -15,22 +15,7 @@ import pytest
 
 from postgres_server import PASSWORD, PostgresServer, postgres_server
 from system.api_client import ApiClient
-from system.gateway_process import GatewayProcess, wait_for
-
-SETTINGS = """
-drain_timeout = "500ms"
-[servers.small]
-@SERVER --helper@
-
-[jobs.holder]
-at = "start"
-call = "small.slow"
-arguments = { seconds = 600, text = "held", mark = "MARK", until = "GO" }
-
-[jobs.quick]
-every = "1s"
-command = ["echo", "quick"]
-"""
+from system.gateway_process import GatewayProcess, start_busy, wait_for
 
 
 @pytest.fixture
@@ -51,10 +36,7 @@ def test_what_runs_goes_on_while_the_server_is_away(
 ) -> None:
     name = durable.new_database()
     gateway.database = durable.url(name).text
-    settings = SETTINGS.replace("MARK", str(gateway.folder / "mark")).replace("GO", str(gateway.folder / "go"))
-    gateway.write(settings).up()
-    wait_for((gateway.folder / "mark").exists, what="the call of the run has arrived")
-    gateway.wait_event("run.ended", subject="quick", state="ran")
+    start_busy(gateway)
     client = ApiClient(gateway)
 
     durable.stop(how)
