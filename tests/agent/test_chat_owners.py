@@ -53,7 +53,7 @@ async def test_the_turns_of_a_node_that_is_gone_move_once_and_it_cannot_end_them
         chat = await a.open("test:1", way="test", settings=ChatSettings(), at=NOW)
         turn, _ = await a.add_turn(chat.id, UserMessage("hello"), key=None, at=NOW)
         await a.begin_turn(turn.id, at=NOW)
-        await nodes.unregister("a")
+        await nodes.unregister("a", now=NOW)
         assert [row.id for row in await b.unfinished_turns()] == [turn.id]
         assert await c.unfinished_turns() == ()
         with pytest.raises(TurnElsewhere):

@@ -56,9 +56,11 @@ def test_what_runs_goes_on_while_the_server_is_away(
     prove_each_slot_once(gateway, durable, name)
     assert client.ask("GET", "/status")[1]["database"] is None
     wait_for(lambda: "database.recovered" in kinds_on_all_nodes(client), what="the other nodes can read what happened")
+    assert "gateway.starting" in kinds_on_all_nodes(client)
     assert "/src/sexton/" not in gateway.output()  # no traceback through our code
     assert PASSWORD not in gateway.output()
     gateway.stop()
+    assert durable.admin("SELECT kind FROM event ORDER BY id DESC LIMIT 1", database=name) == [("gateway.stopped",)]
 
 
 def kinds_on_all_nodes(client: ApiClient) -> set[str]:

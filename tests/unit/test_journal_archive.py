@@ -47,6 +47,32 @@ async def test_what_happens_on_one_node_is_read_on_another(tmp_path: Path) -> No
         assert told(await first.events(limit=1)) == [("there", 1, "b")]
 
 
+async def test_a_life_is_written_down_from_before_the_database_is_open_to_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    journal = Journal.open(clock=clock)
+    journal.append("gateway.stopped", subject="an earlier life")
+    before = journal.last_id
+    journal.append("gateway.starting", subject="gateway")
+    async with Database.open(database_at(tmp_path / "sexton.db"), offload=inline) as database:
+        archive = JournalArchive(database, journal, node="here", clock=clock, after=before)
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(archive.run)
+            await settle()
+            tasks.cancel_scope.cancel()
+        journal.append("gateway.stopped", subject="gateway")
+        await archive.write_last_words()
+        assert [each.event.kind for each in await archive.events()] == ["gateway.stopped", "gateway.starting"]
+
+        async def hang(*_: Any, **__: Any) -> None:
+            await anyio.sleep_forever()
+
+        monkeypatch.setattr(database, "write", hang)
+        journal.append("gateway.stopped", subject="gateway")
+        await archive.write_last_words(within=0)  # a database that hangs keeps nobody
+
+
 async def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     clock = FakeClock()
     journal = Journal.open(clock=clock)

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import update
 
 from fake_clock import settle
 from scheduling import Work, every, running
-from sexton.scheduler import Job, Need, Offer, RunState, RunStore, UnknownNode, from_document, to_document
+from sexton import database as tables
+from sexton.scheduler import (
+    Job,
+    Need,
+    NodeEnd,
+    NodeNotGone,
+    Offer,
+    Origin,
+    RunState,
+    RunStore,
+    UnknownNode,
+    from_document,
+    to_document,
+)
 from sexton.scheduler.gateways import this_gateway
 from sexton.scheduler.job_document import read_document
 from sexton.scheduler.needs import need_of
@@ -86,8 +101,70 @@ async def test_only_known_nodes_are_drained_and_a_drain_outlives_the_node(tmp_pa
             await bench.scheduler.set_drained("there", drained=True, by="a test")
         await bench.scheduler.set_drained("here", drained=True, by="a test")
         store = RunStore(bench.database)
-        await store.unregister(bench.scheduler.node_id)
+        await store.unregister(bench.scheduler.node_id, now=bench.clock.now())
         assert [(node.id, node.drained) for node in await store.nodes()] == [(None, True)]
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("each_database")
+async def test_how_a_node_ended_is_kept_until_it_is_forgotten(tmp_path: Path) -> None:
+    work = Work(hold=True)
+    async with running(tmp_path, jobs=(every(10, on_interrupted="rerun"), every(10, name="other")), work=work) as bench:
+        store, died, stopped = RunStore(bench.database), this_gateway("died"), this_gateway("stopped")
+        for gateway in (died, stopped):
+            await store.register(gateway, now=bench.clock.now())
+        await bench.clock.advance(10)
+        await bench.database.write(
+            lambda connection: connection.execute(
+                update(tables.run).values(owner=died.id).where(tables.run.c.state == "running")
+            )
+        )
+        with pytest.raises(NodeNotGone, match="Node 'died' lives"):
+            await bench.scheduler.forget_node("died", by="a test")
+        assert await store.settle_dead(died, now=bench.clock.now(), by="here") is not None
+        await store.unregister(stopped.id, now=bench.clock.now())
+        ended = {node.name: node.ended for node in await store.nodes()}
+        assert ended["here"] is None
+        assert ended["died"] == NodeEnd(how="died", at=bench.clock.now(), by="here", settled=2, rerun=1)
+        assert ended["stopped"] == NodeEnd(how="stopped", at=bench.clock.now())
+
+        await bench.scheduler.set_drained("stopped", drained=True, by="a test")
+        await bench.scheduler.forget_node("stopped", by="a test")
+        await bench.scheduler.forget_node("died", by="a test")
+        assert [(node.name, node.drained) for node in await store.nodes()] == [("here", False)]
+        assert [event.subject for event in bench.events("node.forgotten")] == ["stopped", "died"]
+        with pytest.raises(UnknownNode):
+            await bench.scheduler.forget_node("died", by="a test")
+
+
+@pytest.mark.anyio
+async def test_a_node_that_is_gone_is_remembered_for_a_month_and_longer_if_it_is_drained(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        store, now = RunStore(bench.database), bench.clock.now()
+        for name, day in (("old", 0), ("drained", 0), ("late", 31)):
+            gateway = this_gateway(name)
+            await store.register(gateway, now=now)
+            await store.set_drained(name, drained=name == "drained", by="a test", now=now)
+            await store.unregister(gateway.id, now=now + timedelta(days=day))
+        assert [node.name for node in await store.nodes()] == ["drained", "here", "late"]
+
+
+@pytest.mark.anyio
+async def test_the_jobs_that_only_the_file_of_a_forgotten_node_named_go_with_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        store, now, gone = RunStore(bench.database), bench.clock.now(), this_gateway("gone")
+        shared, own, by_hand = (
+            every(60, name="shared"),
+            every(60, name="own"),
+            every(60, name="by-hand", origin=Origin.RUNTIME),
+        )
+        await bench.scheduler.put_job(by_hand)
+        await store.replace_config_jobs([shared, own], now=now, source="gone")
+        await store.replace_config_jobs([shared], now=now, source="here")
+        await store.register(gone, now=now)
+        await store.unregister(gone.id, now=now)
+        assert (await bench.scheduler.forget_node("gone", by="a test")).removed == ("own",)
+        assert {status.job.name for status in await store.statuses()} == {"by-hand", "shared"}
 
 
 @pytest.mark.anyio

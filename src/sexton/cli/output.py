@@ -17,7 +17,7 @@ _UNLIMITED = 10_000
 GOOD, BAD, WARN, QUIET = "green", "red", "yellow", "dim"
 _STATE_STYLES = {
     "ran": GOOD, "running": GOOD, "held": GOOD, "idle": GOOD, "ready": GOOD, "enforced": GOOD, "sent": GOOD,
-    "connected": GOOD, "allowed": GOOD,
+    "connected": GOOD, "allowed": GOOD, "up": GOOD, "silent": BAD, "drained": WARN, "absent": QUIET,
     "failed": BAD, "down": BAD, "refused": BAD, "broken": BAD, "stuck": BAD, "died": BAD, "not_in_force": BAD,
     "missed": WARN, "skipped": WARN, "interrupted": WARN, "cancelled": WARN, "paused": WARN, "orphaned": WARN,
     "best_effort": WARN, "draining": WARN, "queued": QUIET, "waiting": QUIET, "connecting": QUIET, "stopped": QUIET,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AsyncExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -109,6 +109,7 @@ class _Lifecycle:
         self._is_ready = False
         self._life = anyio.CancelScope()
         self._parts: Parts | None = None
+        self._told_before = journal.last_id
 
     async def run(self, feed: ConsoleFeed) -> None:
         """Start, serve, stop."""
@@ -117,23 +118,31 @@ class _Lifecycle:
             tasks.start_soon(feed.run)
             tasks.start_soon(self._keep_watchdog)
             self._tell("gateway.starting", pid=os.getpid(), version=sexton.__version__)
-            with self._life:
-                await self._live()
-            self._tell("gateway.stopped", left=self._left())
+            async with AsyncExitStack() as last:
+                with self._life:
+                    await self._live(last)
+                self._tell("gateway.stopped", left=self._left())
+                await self._write_last_words()
             tasks.cancel_scope.cancel()
+
+    async def _write_last_words(self) -> None:
+        if self._parts is not None and self._parts.archive is not None:
+            await self._parts.archive.write_last_words()
 
     def _left(self) -> list[JSON]:
         """The names of the trees that even SIGKILL has not ended; their keepers go on trying."""
         return [tree.name for tree in trees_now(self._parts.containment.trees)] if self._parts else []
 
-    async def _live(self) -> None:
+    async def _live(self, last: AsyncExitStack) -> None:
         parts = running_parts(
             self._settings,
             data_dir=self._data_dir,
             journal=self._journal,
             clock=self._clock,
             started_at=self._started_at,
+            last=last,
             redactor=self._redactor,
+            told_before=self._told_before,
         )
         async with parts as self._parts:
             self._be_ready(self._parts)

@@ -68,6 +68,7 @@ class Parts:
     agent: Agent
     chats: Chats
     channels: Channels
+    archive: JournalArchive | None
     url: str
     logins: Logins
 
@@ -80,9 +81,14 @@ async def running_parts(
     journal: Journal,
     clock: Clock,
     started_at: datetime,
+    last: AsyncExitStack,
     redactor: Redactor | None = None,
+    told_before: int | None = None,
 ) -> AsyncIterator[Parts]:
     """All parts, started in order and serving.
+
+    The database is left to `last`, so that the end itself can be written down there; `told_before` is the id of the
+    journal's last event of an earlier life.
 
     Leaving stops them in the reverse order: first nobody can ask for anything
     new, then runs end, then servers, and at the very end whatever is left of
@@ -102,7 +108,7 @@ async def running_parts(
         listening = settings.http.listening
         # Before any server is started, which may take a minute: a port that is taken is the likeliest mistake.
         listener = stack.enter_context(closing(reserved_port(listening.host, listening.port)))
-        database = await stack.enter_async_context(Database.open(settings.database or data_dir / "sexton.db"))
+        database = await last.enter_async_context(Database.open(settings.database or data_dir / "sexton.db"))
         pool = ServerPool(
             settings.servers,
             containment,
@@ -167,8 +173,9 @@ async def running_parts(
         channels = await _channels(settings, database, chats, deliveries, clock=clock, journal=journal)
         logins = Logins(clock)
         tokens = Tokens(database, clock=clock, logins=logins)
-        archive = JournalArchive(database, journal, node=node, clock=clock) if is_shared else None
-        if archive is not None:
+        archive = None
+        if is_shared:
+            archive = JournalArchive(database, journal, node=node, clock=clock, after=told_before)
             await stack.enter_async_context(running(archive.run))
         gateway = Gateway(
             archive=archive,
@@ -235,6 +242,7 @@ async def running_parts(
             agent=agent,
             chats=chats,
             channels=channels,
+            archive=archive,
             url=url,
             logins=logins,
         )

@@ -302,6 +302,22 @@ drained_node = Table(
     Column("by", String(255), nullable=False),
 )
 
+# How the last gateway of each name ended, until the name is forgotten or 30 days have passed.  `how`: stopped, died;
+# `settled` of its runs were ended by the node `by`, and `rerun` of these queued again.
+past_node = Table(
+    "past_node",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("id", String(64), nullable=False),
+    Column("how", String(16), nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("by", String(255), nullable=False),
+    Column("settled", Integer, nullable=False),
+    Column("rerun", Integer, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("offers", JSON),
+)
+
 # One row per conversation.  `key` is how its way in knows it, such as "telegram:123".  Messages up to `summary_upto`
 # are shown to a model only as the summary.
 conversation = Table(

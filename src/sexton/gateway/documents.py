@@ -48,13 +48,26 @@ class NodeTreeDocument(TypedDict):
     memory: int | None
 
 
+class NodeEndDocument(TypedDict):
+    """How a gateway ended.  `how` is stopped or died; of one that died, the node `by` settled that many of its runs,
+    and queued `rerun` of them again."""
+
+    how: str
+    at: str
+    by: str | None
+    settled: int
+    rerun: int
+
+
 class NodeDocument(TypedDict):
     """One node on this database.  `state` is up, silent (it has not said for a while that it lives), drained or absent
-    (drained, and not running); `beat` is when it last said so; `here` marks the one that answers."""
+    (not running); `drained`: it gets no runs; `beat` is when it last said that it lives; `here` marks the one that
+    answers; `ended` is how the last gateway of that name ended: for one that runs, its predecessor."""
 
     name: str
     id: str | None
     state: str
+    drained: bool
     here: bool
     labels: Sequence[str]
     servers: Sequence[str]
@@ -64,6 +77,14 @@ class NodeDocument(TypedDict):
     started_at: str | None
     beat: str | None
     trees: Sequence[NodeTreeDocument]
+    ended: NodeEndDocument | None
+
+
+class ForgottenNodeDocument(TypedDict):
+    """A node that was taken out of the list, and the jobs that only its config file named, which went with it."""
+
+    name: str
+    jobs_removed: Sequence[str]
 
 
 class HealthDocument(TypedDict):

@@ -193,7 +193,17 @@ def _clock_jumped(data: Data) -> EventLine:
 def _dead_gateway(data: Data) -> EventLine:
     runs = int(data.get("runs", 0))
     cut_off = f"; {counted(runs, 'run')} of it settled" if runs else ", with no run under way"
-    return EventLine(mark=Mark.WARNING, text=f"an earlier one had died{cut_off}")
+    who = f"node {data['node']}" if data.get("node") else "an earlier one"
+    return EventLine(mark=Mark.WARNING, text=f"{who} had died{cut_off}")
+
+
+def _node_drained(data: Data) -> EventLine:
+    return EventLine(mark=Mark.NOTE, text=f"gets no more runs, by {data.get('by')}")
+
+
+def _cut_off(data: Data) -> EventLine:
+    runs = counted(int(data.get("runs", 0)), "run")
+    return EventLine(mark=Mark.FAILED, text=f"cut off from the database for too long; ends its {runs}")
 
 
 def _gap(data: Data) -> EventLine:
@@ -339,6 +349,11 @@ _TELLERS: Mapping[str, Callable[[Data], EventLine | None]] = {
     "clock.jumped": _clock_jumped,
     "database.recovered": _note("the database works again"),
     "gateway.dead": _dead_gateway,
+    "node.drained": _node_drained,
+    "node.undrained": lambda data: EventLine(mark=Mark.NOTE, text=f"works again, by {data.get('by')}"),
+    "node.forgotten": lambda data: EventLine(mark=Mark.NOTE, text=f"forgotten, by {data.get('by')}"),
+    "node.cut_off": _cut_off,
+    "node.back": lambda _: EventLine(mark=Mark.UP, text="has the database again, and works"),
     "journal.gap": _gap,
 }
 

@@ -9,6 +9,7 @@ the journal still has it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
@@ -25,6 +26,7 @@ KEEP = 100_000
 AT_ONCE = 500
 EVERY = 1.0
 TRY_AGAIN = 5.0
+LAST_WORDS = 5.0
 PRUNE_AFTER = 1_000
 
 
@@ -39,17 +41,28 @@ class NodeEvent:
 
 @final
 class JournalArchive:
-    def __init__(self, database: Database, journal: Journal, *, node: str, clock: Clock, keep: int = KEEP) -> None:
+    """`after` is the id of the last event that is not written down: an earlier life's, in general."""
+
+    def __init__(
+        self,
+        database: Database,
+        journal: Journal,
+        *,
+        node: str,
+        clock: Clock,
+        after: int | None = None,
+        keep: int = KEEP,
+    ) -> None:
         self._database = database
         self._journal = journal
         self._node = node
         self._clock = clock
         self._keep = keep
-        self._written = journal.last_id
+        self._written = journal.last_id if after is None else after
         self._since_prune = 0
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Write down each event from the start on, until cancelled."""
+        """Write down each event after `after`, as they come, until cancelled."""
         task_status.started()
         while True:
             await self._journal.wait_after(self._written)
@@ -70,6 +83,11 @@ class JournalArchive:
             if self._since_prune >= PRUNE_AFTER:
                 await self._database.write(partial(_prune, keep=self._keep))
                 self._since_prune = 0
+
+    async def write_last_words(self, *, within: float = LAST_WORDS) -> None:
+        """Write down what came after `run` ended, unless the database does not take it in time."""
+        with anyio.move_on_after(within), suppress(DatabaseError):
+            await self.write_news()
 
     async def events(
         self,

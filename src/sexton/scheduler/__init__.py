@@ -41,7 +41,7 @@ from sexton.scheduler.job_document import check_job, from_document, to_document
 from sexton.scheduler.job_rows import JobChanges
 from sexton.scheduler.lease import GIVE_UP_AFTER, ONE_MACHINE, SEVERAL_MACHINES, Hold, LeaseTimes
 from sexton.scheduler.needs import Need, Offer
-from sexton.scheduler.node_rows import NodeStatus, UnknownNode
+from sexton.scheduler.node_rows import NodeEnd, NodeNotGone, NodeStatus, UnknownNode
 from sexton.scheduler.rows import AtEnd
 from sexton.scheduler.run_states import RunState
 from sexton.scheduler.run_store import RunStore
@@ -69,6 +69,8 @@ __all__ = [
     "Limits",
     "LogLine",
     "Need",
+    "NodeEnd",
+    "NodeNotGone",
     "NodeStatus",
     "Offer",
     "OnInterrupted",

@@ -68,8 +68,8 @@ class Scheduler:
     never twice at a time.  Everything that happens is told to the journal: `job.added`, `job.changed`, `job.removed`,
     `job.paused`, `job.resumed` and `run.queued`, `run.started`, `run.progress`, `run.ended` (with its state),
     `run.skipped`, `run.missed`, `run.stuck`, `run.lost`, `run.unrecorded` under the job's name; `clock.jumped`,
-    `gateway.dead`, `node.drained`, `node.undrained`, `node.cut_off`, `node.back`, `database.failing` and
-    `database.recovered` under this gateway's.
+    `gateway.dead`, `node.drained`, `node.undrained`, `node.forgotten`, `node.cut_off`, `node.back`, `database.failing`
+    and `database.recovered` under this gateway's.
 
     `offer` is what this node can serve, and `describe` what others are told of it with each beat; `lease`
     says how long claims hold without a beat, by `uptime`, a clock that also counts suspension; when this node is cut
@@ -276,6 +276,13 @@ class Scheduler:
         if await self._store.set_drained(name, drained=drained, by=by, now=self._clock.now()):
             self._journal.append("node.drained" if drained else "node.undrained", subject=name, by=by)
             self._alarm.ring()
+
+    async def forget_node(self, name: str, *, by: str) -> JobChanges:
+        """Take a node that is gone out of the list.  Raises `UnknownNode`, `NodeNotGone`; see `RunStore`."""
+        changes = await self._store.forget_node(name, now=self._clock.now())
+        self._journal.append("node.forgotten", subject=name, by=by)
+        self._tell_changes(changes)
+        return changes
 
     def _described(self) -> Gateway:
         return replace(self._gateway, offers=self._describe())
@@ -552,10 +559,10 @@ class Scheduler:
 
     async def _settle_dead(self, gateways: Iterable[Gateway]) -> None:
         for gateway in gateways:
-            settled = await self._store.settle_dead(gateway, now=self._clock.now())
+            settled = await self._store.settle_dead(gateway, now=self._clock.now(), by=self._gateway.name)
             if settled is None:
                 continue
-            self._journal.append("gateway.dead", subject=gateway.id, runs=len(settled))
+            self._journal.append("gateway.dead", subject=gateway.id, node=gateway.name, runs=len(settled))
             self._tell_settlements(settled)
             self._alarm.ring()
 
@@ -575,7 +582,7 @@ class Scheduler:
 
     async def _leave(self) -> None:
         with suppress(DatabaseError):  # The next start finds us gone and does the same.
-            await self._store.unregister(self._gateway.id)
+            await self._store.unregister(self._gateway.id, now=self._clock.now())
 
     async def _wait_idle(self, seconds: float) -> None:
         deadline = self._clock.monotonic() + seconds

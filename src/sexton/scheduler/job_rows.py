@@ -158,6 +158,16 @@ def _note_source(connection: Connection, source: str, wanted: set[str]) -> set[s
     return set(connection.execute(select(_source.c.job).where(_source.c.node != source)).scalars())
 
 
+def drop_source(connection: Connection, *, source: str, now: datetime) -> JobChanges:
+    """Its node is gone for good: the jobs that only its file named are removed."""
+    own = set(connection.execute(select(_source.c.job).where(_source.c.node == source)).scalars())
+    connection.execute(delete(_source).where(_source.c.node == source))
+    left = own - set(connection.execute(select(_source.c.job)).scalars())
+    is_config = and_(_job.c.name.in_(left), _job.c.origin == str(Origin.CONFIG))
+    names = connection.execute(select(_job.c.name).where(is_config).order_by(_job.c.name)).scalars().all()
+    return remove_jobs(connection, names=names, now=now)
+
+
 def remove_jobs(connection: Connection, *, names: Sequence[str], now: datetime) -> JobChanges:
     """What waits is cancelled; what runs is left to end; the history stays."""
     rows = connection.execute(select(_job).where(_job.c.name.in_(names)).with_for_update()).all()

@@ -35,6 +35,7 @@ from sexton.scheduler.job import (
 )
 from sexton.scheduler.job_rows import (
     JobChanges,
+    drop_source,
     put_job,
     realign,
     remove_job,
@@ -42,7 +43,7 @@ from sexton.scheduler.job_rows import (
     set_paused,
     statuses,
 )
-from sexton.scheduler.node_rows import NodeStatus, Pulse
+from sexton.scheduler.node_rows import NodeEnd, NodeStatus, Pulse
 from sexton.scheduler.rows import (
     AtEnd,
     Draft,
@@ -83,8 +84,9 @@ class RunStore:
     async def register(self, gateway: Gateway, *, now: datetime) -> None:
         await self._database.write(partial(node_rows.register, gateway=gateway, now=now))
 
-    async def unregister(self, gateway_id: str) -> None:
-        await self._database.write(partial(node_rows.unregister, gateway_id=gateway_id))
+    async def unregister(self, gateway_id: str, *, now: datetime) -> None:
+        """It stops, and leaves nothing."""
+        await self._database.write(partial(_unregister, gateway_id=gateway_id, now=now))
 
     async def beat(self, claimer: Claimer) -> Pulse:
         """Say that we live and what we offer, and see who else does."""
@@ -94,19 +96,26 @@ class RunStore:
         return await self._database.read(node_rows.gateways)
 
     async def nodes(self) -> tuple[NodeStatus, ...]:
-        """Every gateway that lives or was not yet settled, and every drained name, by name."""
+        """Every gateway that lives or was not yet settled, and every name of one that is gone, by name."""
         return await self._database.read(node_rows.statuses)
 
     async def set_drained(self, name: str, *, drained: bool, by: str, now: datetime) -> bool:
         """Let a node take no more work, or take it again; whether that changed anything.  Raises `UnknownNode`."""
         return await self._database.write(partial(node_rows.set_drained, name=name, drained=drained, by=by, now=now))
 
-    async def settle_dead(self, gateway: Gateway, *, now: datetime) -> tuple[Settled, ...] | None:
-        """End what a dead gateway was running as interrupted; queue again what its job wants rerun.
+    async def forget_node(self, name: str, *, now: datetime) -> JobChanges:
+        """Take a node that is gone out of the list, and the jobs away that only its file named; its history stays.
+
+        Raises `UnknownNode`, and `NodeNotGone` for one that lives or was not settled.
+        """
+        return await self._database.write(partial(_forget_node, name=name, now=now))
+
+    async def settle_dead(self, gateway: Gateway, *, now: datetime, by: str = "") -> tuple[Settled, ...] | None:
+        """End what a dead gateway was running as interrupted; queue again what its job wants rerun.  `by` settles it.
 
         None: its beat is not the one that stood still any more, or another one has settled it.
         """
-        return await self._database.write(partial(_settle_dead, gateway=gateway, now=now, at_end=self._at_end))
+        return await self._database.write(partial(_settle_dead, gateway=gateway, now=now, by=by, at_end=self._at_end))
 
     async def settle_strays(self, gateway_id: str, run_ids: Collection[str], *, now: datetime) -> tuple[Settled, ...]:
         """End as interrupted what we hold and do not run: we were never told that we had claimed it."""
@@ -235,11 +244,31 @@ def _settle_ownerless(connection: Connection, now: datetime, at_end: AtEnd | Non
     return tuple(end_run(connection, row, end, at_end) for row in rows)
 
 
+def _unregister(connection: Connection, *, gateway_id: str, now: datetime) -> None:
+    row = node_rows.row_of(connection, gateway_id)
+    node_rows.unregister(connection, gateway_id=gateway_id)
+    node_rows.note_end(connection, row, NodeEnd(how=node_rows.STOPPED, at=now))
+
+
+def _forget_node(connection: Connection, *, name: str, now: datetime) -> JobChanges:
+    node_rows.forget(connection, name=name)
+    return drop_source(connection, source=name, now=now)
+
+
 def _settle_dead(
-    connection: Connection, *, gateway: Gateway, now: datetime, at_end: AtEnd | None
+    connection: Connection, *, gateway: Gateway, now: datetime, by: str, at_end: AtEnd | None
 ) -> tuple[Settled, ...] | None:
+    row = node_rows.row_of(connection, gateway.id)
     if not node_rows.unregister(connection, gateway_id=gateway.id, beat=gateway.beat):
         return None
+    settled = _settle_held(connection, gateway, now, at_end)
+    rerun = sum(each.again is not None for each in settled)
+    end = NodeEnd(how=node_rows.DIED, at=now, by=by, settled=len(settled), rerun=rerun)
+    node_rows.note_end(connection, row, end)
+    return settled
+
+
+def _settle_held(connection: Connection, gateway: Gateway, now: datetime, at_end: AtEnd | None) -> tuple[Settled, ...]:
     held = select(_run).where(_run.c.state == str(RunState.RUNNING), _run.c.owner == gateway.id).order_by(_run.c.id)
     end = RunEnd(state=RunState.INTERRUPTED, at=now, reason="the gateway ended while it ran")
     return tuple(end_run(connection, row, end, at_end) for row in connection.execute(held.with_for_update()).all())

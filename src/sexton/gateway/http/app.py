@@ -274,6 +274,7 @@ ENDPOINTS = (
     _post("/channels/{channel}/refuse", channels.refuse_person, channels.WhoRequest, scope=Scope.ADMIN),
     _post("/channels/{channel}/forget", channels.forget_person, channels.WhoRequest, scope=Scope.ADMIN),
     _get("/nodes", nodes.list_nodes),
+    Endpoint(method="DELETE", path="/nodes/{node}", handler=nodes.forget_node, scope=Scope.ADMIN),
     _post("/nodes/{node}/drain", nodes.drain_node, scope=Scope.ADMIN),
     _post("/nodes/{node}/undrain", nodes.undrain_node, scope=Scope.ADMIN),
     _get("/processes", processes.list_processes),

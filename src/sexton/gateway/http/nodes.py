@@ -8,11 +8,11 @@ from typing import Any, cast
 
 from starlette.requests import Request
 
-from sexton.gateway.documents import NodeDocument, NodeTreeDocument
+from sexton.gateway.documents import ForgottenNodeDocument, NodeDocument, NodeEndDocument, NodeTreeDocument
 from sexton.gateway.http.caller import caller_of
 from sexton.gateway.http.parts import Gateway
 from sexton.gateway.tree_status import TreeStatus
-from sexton.scheduler import NodeStatus
+from sexton.scheduler import NodeEnd, NodeStatus
 
 # A node says every 5 s that it lives; this much of its clock may differ from ours.
 SILENT_AFTER = timedelta(seconds=20)
@@ -33,6 +33,16 @@ async def undrain_node(gateway: Gateway, request: Request) -> Sequence[NodeDocum
     return await _set_drained(gateway, request, drained=False)
 
 
+async def forget_node(gateway: Gateway, request: Request) -> ForgottenNodeDocument:
+    """Take a node that is gone out of the list, and the jobs away that only its config file named.
+
+    Its runs and events stay.  A node that runs, or has not been settled, is refused.
+    """
+    name = request.path_params["node"]
+    changes = await gateway.scheduler.forget_node(name, by=caller_of(request).name)
+    return ForgottenNodeDocument(name=name, jobs_removed=list(changes.removed))
+
+
 async def _set_drained(gateway: Gateway, request: Request, *, drained: bool) -> Sequence[NodeDocument]:
     name = request.path_params["node"]
     await gateway.scheduler.set_drained(name, drained=drained, by=caller_of(request).name)
@@ -45,6 +55,7 @@ def node_document(gateway: Gateway, node: NodeStatus) -> NodeDocument:
         name=node.name,
         id=node.id,
         state=_state(gateway, node),
+        drained=node.drained,
         here=node.id == gateway.scheduler.node_id,
         labels=offers.get("labels", []),
         servers=offers.get("servers", []),
@@ -54,6 +65,13 @@ def node_document(gateway: Gateway, node: NodeStatus) -> NodeDocument:
         started_at=node.started_at.isoformat() if node.started_at else None,
         beat=node.beat_at.isoformat() if node.beat_at else None,
         trees=_trees(gateway, node),
+        ended=_end(node.ended) if node.ended else None,
+    )
+
+
+def _end(ended: NodeEnd) -> NodeEndDocument:
+    return NodeEndDocument(
+        how=ended.how, at=ended.at.isoformat(), by=ended.by or None, settled=ended.settled, rerun=ended.rerun
     )
 
 

@@ -26,7 +26,7 @@ from sexton.errors import SextonError, UsageError
 from sexton.gateway.deliveries import UnknownDelivery
 from sexton.mcp_servers import CallTimedOut, NoPlace, PoolClosed, ServerUnavailable, ToolDenied, UnknownServer
 from sexton.redaction import Redactor
-from sexton.scheduler import UnknownJob, UnknownRun
+from sexton.scheduler import NodeNotGone, UnknownJob, UnknownNode, UnknownRun
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,9 @@ _STATUSES: Mapping[type[SextonError], tuple[int, str]] = {
     UnknownConversation: (404, "not-found"),
     UnknownMessage: (404, "not-found"),
     UnknownApproval: (404, "not-found"),
+    UnknownNode: (404, "not-found"),
     ApprovalOver: (409, "over"),
+    NodeNotGone: (409, "not-gone"),
     UsageError: (400, "bad-request"),
     ToolDenied: (403, "denied"),
     CallTimedOut: (504, "timed-out"),
