@@ -35,6 +35,7 @@ from sexton.containment import Containment
 from sexton.journal import Journal
 from sexton.local_models import LocalModel, LocalModelFailed, LocalModels, ModelServer
 from small_model import ended_by_itself
+from system.gateway_process import parent_of
 from waiting import wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("none_left"), pytest.mark.timeout(300)]
@@ -146,6 +147,46 @@ async def test_a_turn_is_told_when_its_server_dies_and_the_next_gets_a_new_one(
         assert ended_by_itself(again.state, again.error), again
         told = [event.kind for event in bench.journal.since(0) if event.subject == "small"]
         assert told == ["model.started", "model.died", "model.started"]
+
+
+@pytest.mark.parametrize("whom", ["server", "keeper", "warden"])
+async def test_a_turn_asks_again_when_its_server_is_killed_or_falls_with_the_warden(
+    tmp_path: Path, small_model: Path, whom: str
+) -> None:
+    model = local(small_model)
+    config = agent_of(config_of(model, retries=5), budget=TWO_STEPS)
+    async with chat_bench(tmp_path, config, seconds=280) as bench:
+        found = await bench.chat(may=())
+        async with held(bench, model) as server:
+            pid = server.pid
+            assert pid is not None
+            [tree] = bench.trees()
+            assert tree.keeper_pid is not None
+            pids = {"server": pid, "keeper": tree.keeper_pid, "warden": parent_of(tree.keeper_pid)}
+            os.kill(pid, signal.SIGSTOP)  # so that the turn waits for its first word until we are ready
+            turn = await bench.chats.send(found.id, UserMessage("hello"))
+            await wait_until(lambda: len(bench.local_models.holders().get(pid, ())) == 2, seconds=SECONDS)
+            os.kill(pids[whom], signal.SIGKILL)
+            ended = await turn.wait()
+        assert ended_by_itself(ended.state, ended.error), ended
+        await wait_until(lambda: not Path(f"/proc/{pid}").exists(), seconds=SECONDS)
+        again = await (await bench.chats.send(found.id, UserMessage("hello"))).wait()
+        assert ended_by_itself(again.state, again.error), again
+        told = [event.kind for event in bench.journal.since(0) if event.subject == "small"]
+        assert told == ["model.started", "model.died", "model.started"]
+
+
+async def test_what_will_not_pass_is_not_tried_again(tmp_path: Path, small_model: Path) -> None:
+    slow = config_of(local(small_model), retries=5, timeout=3.0)
+    lost = config_of(local(tmp_path / "lost.gguf", name="lost"), retries=5)
+    async with local_models(tmp_path) as (models, _), models.lease(local(small_model), holder="test") as server:
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGSTOP)
+        for config, said in ((lost, "is not there"), (slow, "said nothing for 3 s")):
+            answer = await ModelRelay(models).ask(config, b'{"messages": [{"role": "user", "content": "hello"}]}')
+            assert (answer.status, answer.headers["x-should-retry"]) == (503, "false")
+            assert said in str(await wait_json(answer))
+            await answer.aclose()
 
 
 async def test_every_answer_is_a_call_of_a_tool_that_there_is_or_a_reply(tmp_path: Path, small_model: Path) -> None:

@@ -12,6 +12,7 @@ from sexton.agent import (
     ApprovalAsked,
     Budget,
     ModelChanged,
+    Price,
     TextDelta,
     TextWithdrawn,
     ToolCallEnded,
@@ -264,6 +265,73 @@ async def test_a_server_that_asks_for_the_model_gets_its_answer(tmp_path: Path, 
     async with chat_bench(tmp_path, agent_config(model), raw_server(tmp_path)) as bench:
         assert (await bench.ask("go")).text == "it was seven"
         assert "seven" in model.told("tool")[0]
+
+
+def sampling(question: str = "a number?", most: int = 50) -> Call:
+    """The model calls the tool by which a server asks the model."""
+    message = {"role": "user", "content": {"type": "text", "text": question}}
+    params = {"messages": [message], "maxTokens": most}
+    return Call(name="raw__ask", arguments={"method": "sampling/createMessage", "params": params})
+
+
+async def test_what_a_server_asks_the_model_counts_in_the_turn(tmp_path: Path, model: ScriptedModel) -> None:
+    model.will(calls(sampling(most=7)), say("seven", usage=(20, 2)), say("it was seven"))
+    priced = {"main": model_config(model, price=Price(input=1.0, output=10.0))}
+    async with chat_bench(tmp_path, agent_config(model, models=priced), raw_server(tmp_path)) as bench:
+        usage = (await bench.ask("go")).usage
+    assert (usage.steps, usage.calls, usage.input_tokens, usage.output_tokens) == (3, 1, 40, 12)
+    assert usage.cost == pytest.approx((40 + 12 * 10) / 1e6)
+    assert model.requests[1]["max_completion_tokens"] == 7
+
+
+@pytest.mark.parametrize("budget", [Budget(max_steps=2), Budget(max_tokens=30), Budget(max_cost=0.00006)])
+async def test_a_turn_whose_budget_a_server_has_used_up_ends_by_it(
+    tmp_path: Path, model: ScriptedModel, budget: Budget
+) -> None:
+    model.will(calls(sampling()), say("seven"))
+    priced = {"main": model_config(model, price=Price(input=2.0, output=2.0))}
+    async with chat_bench(tmp_path, agent_config(model, models=priced), raw_server(tmp_path)) as bench:
+        ended = await bench.ask("go", budget=budget)
+    assert ended.state == "failed"
+    assert "its budget is" in str(ended.error)
+    assert len(model.requests) == 2
+
+
+@pytest.mark.parametrize("budget", [Budget(max_tokens=100), Budget(max_cost=0.0002)])
+async def test_a_server_that_asks_for_more_than_is_left_is_refused_and_the_turn_goes_on(
+    tmp_path: Path, model: ScriptedModel, budget: Budget
+) -> None:
+    model.will(calls(sampling("why? " * 100)), say("it would not say"))
+    priced = {"main": model_config(model, price=Price(input=2.0, output=2.0))}
+    async with chat_bench(tmp_path, agent_config(model, models=priced), raw_server(tmp_path)) as bench:
+        ended = await bench.ask("go", budget=budget)
+    assert (ended.state, ended.text, ended.usage.steps) == ("done", "it would not say", 2)
+    assert "The budget of the turn that made this call has no room" in model.told("tool")[0]
+    assert len(model.requests) == 2
+
+
+async def test_servers_that_ask_at_once_cannot_spend_the_same_rest_twice(tmp_path: Path, model: ScriptedModel) -> None:
+    model.will(calls(sampling("one?"), sampling("two?")), say("yes"), say("yes, too"))
+    async with chat_bench(tmp_path, agent_config(model), raw_server(tmp_path)) as bench:
+        ended = await bench.ask("go", budget=Budget(max_steps=2))
+    assert "after 2 steps" in str(ended.error)
+    assert len(model.requests) == 2
+
+
+async def test_a_server_asks_the_model_only_so_often_in_one_turn(tmp_path: Path, model: ScriptedModel) -> None:
+    model.will(calls(*[sampling()] * 12), *[say("yes")] * 10, say("enough"))
+    async with chat_bench(tmp_path, agent_config(model), raw_server(tmp_path)) as bench:
+        ended = await bench.ask("go")
+    assert (ended.text, ended.usage.steps) == ("enough", 12)
+    assert sum("10 times in one turn" in str(told) for told in model.told("tool")) == 2
+
+
+async def test_a_server_is_not_told_what_is_wrong_with_the_model(tmp_path: Path, model: ScriptedModel) -> None:
+    model.will(calls(sampling()), say(status=500), say("it could not"))
+    async with chat_bench(tmp_path, agent_config(model), raw_server(tmp_path)) as bench:
+        assert (await bench.ask("go")).text == "it could not"
+    assert "No model could answer." in model.told("tool")[0]
+    assert "scripted" not in model.told("tool")[0]
 
 
 async def test_with_many_tools_the_model_searches_and_calls(tmp_path: Path, model: ScriptedModel) -> None:

@@ -26,7 +26,7 @@ def test_a_model_by_name_has_what_suits_a_small_machine(tmp_path: Path) -> None:
     text = '[models.here]\nprovider = "local"\nmodel = "qwen2.5-coder-1.5b"\n'
     model = settings_of(tmp_path, text).agent.models["here"]
     assert model.local == LocalModel(name="here", file="qwen2.5-coder-1.5b")
-    assert (model.context_window, model.timeout, model.retries) == (8_192, 600.0, 0)
+    assert (model.context_window, model.timeout, model.retries) == (8_192, 600.0, 2)
     assert model.price is not None
     assert model.price.of(input_tokens=1, cached_tokens=0, output_tokens=1) == 0
 

@@ -1,11 +1,16 @@
-"""What a turn may use up, and what it has used (pure)."""
+"""What a turn may use up, and what it has used (pure, but for the time that is passed in)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final, final
 
 from sexton.errors import SextonError
 from sexton.journal import JSON
+
+CHARACTERS_PER_TOKEN: Final = 4
+"""By which the tokens of a text are estimated before a model has counted them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +19,8 @@ class Budget:
 
     `max_steps` are requests to a model, `max_tokens` those read and written
     together, `max_cost` is money by the prices of the models, `timeout` is in
-    seconds of wall clock.
+    seconds of wall clock.  All of them also for what servers ask the model
+    while the turn calls them.
     """
 
     max_steps: int | None = 50
@@ -54,6 +60,18 @@ class Usage:
             models=self.models if model in self.models else (*self.models, model),
         )
 
+    def plus(self, other: Usage) -> Usage:
+        """Both together; the time is that of this one, during which the other was."""
+        return replace(
+            self,
+            steps=self.steps + other.steps,
+            calls=self.calls + other.calls,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cost=None if self.cost is None or other.cost is None else self.cost + other.cost,
+            models=tuple(dict.fromkeys((*self.models, *other.models))),
+        )
+
     def with_calls(self, count: int) -> Usage:
         return replace(self, calls=self.calls + count)
 
@@ -67,6 +85,25 @@ class Usage:
             "seconds": round(self.seconds, 3),
             "models": list(self.models),
         }
+
+
+@final
+class Meter:
+    """What one turn has used, whoever asks the models for it: the turn itself, or a server that it called."""
+
+    def __init__(self, budget: Budget, *, tell: Callable[[Usage], None], now: Callable[[], float]) -> None:
+        """`tell` hears of each change, `now` is a monotonic clock."""
+        self.budget = budget
+        self.usage = Usage()
+        self._tell = tell
+        self._now = now
+        self._began = now()
+
+    def add(self, used: Usage) -> Usage:
+        """Count it, and return what has been used so far."""
+        self.usage = replace(self.usage.plus(used), seconds=self._now() - self._began)
+        self._tell(self.usage)
+        return self.usage
 
 
 def check_next_step(budget: Budget, used: Usage) -> None:

@@ -21,7 +21,7 @@ import anyio
 import anyio.abc
 
 from sexton.agent.approval import Approvals, PendingApproval
-from sexton.agent.budget import Usage
+from sexton.agent.budget import CHARACTERS_PER_TOKEN, Usage
 from sexton.agent.conversation import (
     ChatSettings,
     Conversation,
@@ -55,7 +55,6 @@ MOST_ATTEMPTS: Final = 3
 KEPT_WHOLE: Final = 6
 """Messages at the end of a conversation that a summary never replaces."""
 
-CHARACTERS_PER_TOKEN: Final = 4
 
 MOST_PICTURES: Final = 10
 """Of one turn, for those to whom its answer is sent."""

@@ -13,6 +13,7 @@ import httpx2
 
 from sexton.agent.constrained import Chunks, Document, Question, ask_for_action, whole_answer
 from sexton.agent.model_config import ModelConfig
+from sexton.containment import ContainmentError
 from sexton.errors import SextonError
 from sexton.local_models import LocalModels, ModelServer
 
@@ -31,8 +32,11 @@ class LocalTransport(httpx2.AsyncBaseTransport):
 
     Wherever the request is addressed to, it goes to that server, started if
     there is none; what cannot be had is an answer with status 503 and our
-    words.  Closing the answer aborts the work at the server and gives its
-    lease back.
+    words.  That answer says whether another attempt is worth it (by
+    `x-should-retry`, to which the clients of OpenAI listen): a server that died
+    is started anew, while a file that is missing, a model that does not load
+    and one that is too slow stay so.  Closing the answer aborts the work at the
+    server and gives its lease back.
     """
 
     def __init__(self, models: LocalModels, config: ModelConfig) -> None:
@@ -49,11 +53,13 @@ class LocalTransport(httpx2.AsyncBaseTransport):
             try:
                 server = await stack.enter_async_context(self._models.lease(self._local, holder=HOLDER.get()))
             except SextonError as failure:
-                return _unavailable(failure)
+                return _unavailable(failure, passes=isinstance(failure, ContainmentError))
             try:
                 question, answer = await self._ask(server, request, document)
             except _ServerOver as over:
-                return _unavailable(over)
+                return _unavailable(over, passes=True)
+            except _Silent as silent:
+                return _unavailable(silent, passes=False)
             stack.push_async_callback(answer.aclose)
             body: AsyncIterator[bytes]
             if answer.status_code >= httpx2.codes.BAD_REQUEST or not question.has_actions:
@@ -94,6 +100,11 @@ class LocalTransport(httpx2.AsyncBaseTransport):
         )
         try:
             return await self._http.handle_async_request(upstream)
+        except httpx2.ReadTimeout as error:
+            raise _Silent(
+                f"Model {self._config.name!r} ({self._config.place}) said nothing for {self._config.timeout:g} s.",
+                hint=f"raise timeout under [models.{self._config.name}], or take a smaller model",
+            ) from error
         except httpx2.TransportError as error:
             if (why := await _why_over(server)) is None:
                 raise
@@ -102,6 +113,10 @@ class LocalTransport(httpx2.AsyncBaseTransport):
 
 class _ServerOver(SextonError):
     """The server ended before it said a word."""
+
+
+class _Silent(SextonError):
+    """The server is there, and says nothing."""
 
 
 @final
@@ -172,6 +187,8 @@ def _written(document: Document) -> bytes:
     return json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def _unavailable(failure: SextonError) -> httpx2.Response:
+def _unavailable(failure: SextonError, *, passes: bool) -> httpx2.Response:
+    """`passes`: it may be over at the next attempt."""
     said: dict[str, Any] = {"message": failure.what, "type": "local_model_failed", "hint": failure.hint}
-    return httpx2.Response(503, json={"error": said})
+    headers = {"x-should-retry": "true" if passes else "false"}
+    return httpx2.Response(503, headers=headers, json={"error": said})

@@ -50,7 +50,7 @@ from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
 from pydantic_graph import End
 
-from sexton.agent.budget import Usage, check_next_step, tokens_left
+from sexton.agent.budget import Meter, Usage, check_next_step, tokens_left
 from sexton.agent.events import ModelChanged, Steered, TextDelta, TextWithdrawn
 from sexton.agent.local_transport import HOLDER, LocalTransport
 from sexton.agent.messages import Attachment, CallRecord, Message, Role
@@ -98,23 +98,34 @@ class Loop:
         record: TurnRecord,
         *,
         instructions: str,
+        meter: Meter,
     ) -> TurnResult:
         """Ask models and make calls until there is a reply.  Raises as `sexton.agent.turn.Agent.run` says."""
-        run = _Run(plan, chain, box, record, clock=self._clock)
+        run = _Run(plan, chain, box, record, meter)
         HOLDER.set(plan.tools.holder)
         models = [_Noted(self._model(config), config, run.note_model) for config in chain]
         with _plain_errors(chain):
             return await run.answer(_Told(models, run), instructions)
         raise AssertionError  # _plain_errors lets nothing but errors out
 
-    async def complete(self, chain: tuple[ModelConfig, ...], *, instructions: str, prompt: str) -> tuple[str, Usage]:
-        """One answer without tools.  Raises ModelFailed."""
+    async def complete(
+        self,
+        chain: tuple[ModelConfig, ...],
+        *,
+        instructions: str,
+        prompt: str,
+        max_tokens: int | None = None,
+        holder: str = "agent",
+    ) -> tuple[str, Usage]:
+        """One answer without tools, of `max_tokens` at most.  Raises ModelFailed."""
+        HOLDER.set(holder)
         answered: list[ModelConfig] = []
         models = [_Noted(self._model(config), config, answered.append) for config in chain]
-        agent = Agent(_chained(models), instructions=instructions)
+        settings = ModelSettings() if max_tokens is None else ModelSettings(max_tokens=max_tokens)
+        agent = Agent(_chained(models), instructions=instructions, model_settings=settings)
         with _plain_errors(chain):
             result = await agent.run(prompt)
-            return result.output, _add(Usage(), answered[-1], result.response)
+            return result.output, _used(answered[-1], result.response)
         raise AssertionError
 
     def _model(self, config: ModelConfig) -> Model:
@@ -238,15 +249,13 @@ class _Run:
     """One turn under way."""
 
     def __init__(
-        self, plan: TurnPlan, chain: tuple[ModelConfig, ...], box: Toolbox, record: TurnRecord, *, clock: Clock
+        self, plan: TurnPlan, chain: tuple[ModelConfig, ...], box: Toolbox, record: TurnRecord, meter: Meter
     ) -> None:
         self._plan = plan
         self.chain = chain
         self._box = box
         self._record = record
-        self._clock = clock
-        self._began = clock.monotonic()
-        self._usage = Usage()
+        self._meter = meter
         self._model = chain[0]
         self._said = 0
 
@@ -298,7 +307,7 @@ class _Run:
 
     def begin_answer(self) -> None:
         """Before each request to a model.  Raises BudgetSpent."""
-        check_next_step(self._plan.budget, self._usage)
+        check_next_step(self._meter.budget, self._meter.usage)
         self._said = 0
 
     def hear(self, event: object) -> None:
@@ -316,25 +325,22 @@ class _Run:
         failed = ModelFailed(why, hint=_hint(self._model, error))
         if broken is None:
             raise failed from error
-        self._usage = _add(self._usage, self._model, broken)
-        self._tell_usage()
+        self._meter.add(_used(self._model, broken))
         if (self._said and not self._plan.takes_back) or not attempts.next_after(self._model):
             raise failed from error
         self._record.tell(TextWithdrawn(turn=self._turn, characters=self._said, why=why))
 
     def _settings(self, _ctx: RunContext[None]) -> ModelSettings:
         """No answer may be longer than the model's configuration and the budget allow."""
-        limits = (self._model.max_output_tokens, tokens_left(self._plan.budget, self._usage))
+        limits = (self._model.max_output_tokens, tokens_left(self._meter.budget, self._meter.usage))
         most = [limit for limit in limits if limit is not None]
         return ModelSettings(max_tokens=min(most)) if most else ModelSettings()
 
     async def _keep_reply(self, response: ModelResponse, run: AgentRun[None, Any]) -> None:
-        self._usage = _add(self._usage, self._model, response)
         asked = [part for part in response.parts if isinstance(part, ToolCallPart) and part.tool_name != ANSWER]
         planned = [self._box.planned(part.tool_call_id, part.tool_name, _arguments(part)) for part in asked]
         calls = tuple({call.id: call for call in planned}.values())
-        self._usage = self._usage.with_calls(len(calls))
-        self._tell_usage()
+        self._meter.add(_used(self._model, response).with_calls(len(calls)))
         message = Message(role=Role.ASSISTANT, text=_said(response), images=_images(response), calls=calls)
         self._box.expect(await self._record.add_reply(message))
         if not calls:
@@ -361,21 +367,7 @@ class _Run:
         if self._plan.output_schema is not None:
             output = dict(text)
             text = json.dumps(output, ensure_ascii=False, indent=2)
-        return TurnResult(text=text, usage=self._tell_usage(), output=output)
-
-    def _tell_usage(self) -> Usage:
-        seconds = self._clock.monotonic() - self._began
-        usage = Usage(
-            steps=self._usage.steps,
-            calls=self._usage.calls,
-            input_tokens=self._usage.input_tokens,
-            output_tokens=self._usage.output_tokens,
-            cost=self._usage.cost,
-            seconds=seconds,
-            models=self._usage.models,
-        )
-        self._record.used(usage)
-        return usage
+        return TurnResult(text=text, usage=self._meter.add(Usage()), output=output)
 
     @property
     def _turn(self) -> str:
@@ -502,7 +494,8 @@ def _text_of(event: object) -> str:
     return ""
 
 
-def _add(usage: Usage, model: ModelConfig, response: ModelResponse) -> Usage:
+def _used(model: ModelConfig, response: ModelResponse) -> Usage:
+    """What one answer took."""
     told = response.usage
     if model.price is not None:
         cost: float | None = model.price.of(
@@ -511,7 +504,7 @@ def _add(usage: Usage, model: ModelConfig, response: ModelResponse) -> Usage:
     else:
         known = getattr(told, "cost", None)
         cost = None if known is None else float(known)
-    return usage.with_step(model.name, input_tokens=told.input_tokens, output_tokens=told.output_tokens, cost=cost)
+    return Usage().with_step(model.name, input_tokens=told.input_tokens, output_tokens=told.output_tokens, cost=cost)
 
 
 def _checked(output: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from sexton.agent.local_transport import HOLDER, LocalTransport
 from sexton.agent.model_config import ModelConfig, ModelFailed
 from sexton.local_models import LocalModels
 
-_PASSED_ON = ("content-type", "retry-after")
+_PASSED_ON = ("content-type", "retry-after", "x-should-retry")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol, Self, TypeAlias, final
+from typing import Any, Final, Protocol, Self, final
 
 import anyio
 
@@ -31,6 +31,7 @@ from sexton.agent.messages import CallRecord, CallState, Message
 from sexton.agent.model_config import AgentConfig, Approval
 from sexton.agent.result_files import ResultFiles
 from sexton.agent.result_marks import mark_untrusted
+from sexton.agent.sampling import Sampler
 from sexton.agent.tool_answer import ToolAnswer, cut, read_result
 from sexton.agent.tool_rules import ToolRules
 from sexton.agent.tool_search import find_tools
@@ -54,9 +55,6 @@ OWN: Final = "sexton"
 
 MOST_TOLD: Final = 400
 """Characters of a result that an event carries."""
-
-MOST_SAMPLINGS: Final = 10
-"""How often servers may ask the model in one turn."""
 
 SEARCH: Final = f"{OWN}__search_tools"
 CALL: Final = f"{OWN}__call_tool"
@@ -103,10 +101,6 @@ class ToolSource:
     returns: bool = True
 
 
-Complete: TypeAlias = Callable[[AnswerWanted], Awaitable[tuple[str, str]]]
-"""Asks the turn's own model for a server; returns its answer and its name."""
-
-
 class CallLog(Protocol):
     """Where a turn's calls are recorded, and who hears of them."""
 
@@ -135,10 +129,9 @@ class Toolbox:
         files: ResultFiles,
         log: CallLog,
         clock: Clock,
-        complete: Complete | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
-        self._complete = complete
-        self._samplings = 0
+        self._sampler = sampler
         self._source = source
         self._pool = pool
         self._config = config
@@ -381,9 +374,9 @@ class Toolbox:
 
     async def _answer_for(self, server: str, wanted: AnswerWanted) -> tuple[str, str] | None:
         """The turn's own model answers, when a person lets it; with `never` nobody is asked."""
-        self._samplings += 1
-        if self._complete is None or self._samplings > MOST_SAMPLINGS:
+        if self._sampler is None:
             return None
+        self._sampler.admit(server, wanted)
         level = level_of(self._config, self._source.approvals, server, "")
         if level is not Approval.NEVER:
             messages: list[JSON] = [{"role": role, "text": text} for role, text in wanted.messages]
@@ -391,7 +384,7 @@ class Toolbox:
             answer = await self._ask_back(server, QuestionKind.SAMPLING, asked)
             if answer.state is not ApprovalState.APPROVED:
                 return None
-        return await self._complete(wanted)
+        return await self._sampler.answer(server, wanted)
 
     async def _ask_back(self, server: str, kind: QuestionKind, asked: Mapping[str, JSON]) -> PendingApproval:
         question = Question(

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast, final
 
 import anyio
 
 from sexton.agent.approval import Approvals
-from sexton.agent.budget import Budget, Usage, timed_out
+from sexton.agent.budget import Budget, Meter, Usage, timed_out
 from sexton.agent.events import TurnEvent
 from sexton.agent.late_import import LateImport
 from sexton.agent.messages import CallRecord, CallState, Message, Role, UserMessage
 from sexton.agent.model_config import AgentConfig, ModelConfig, chain_of
 from sexton.agent.result_files import ResultFiles
 from sexton.agent.result_marks import UNTRUSTED
+from sexton.agent.sampling import Sampler
 from sexton.agent.toolbox import Toolbox, ToolSource
 from sexton.clock import Clock
 from sexton.errors import UsageError
@@ -87,10 +89,17 @@ class ModelLoop(Protocol):
         record: TurnRecord,
         *,
         instructions: str,
+        meter: Meter,
     ) -> TurnResult: ...
 
     async def complete(
-        self, chain: tuple[ModelConfig, ...], *, instructions: str, prompt: str
+        self,
+        chain: tuple[ModelConfig, ...],
+        *,
+        instructions: str,
+        prompt: str,
+        max_tokens: int | None = None,
+        holder: str = "agent",
     ) -> tuple[str, Usage]: ...
 
     async def aclose(self) -> None: ...
@@ -160,10 +169,13 @@ class Agent:
         config = self.config
         timeout = plan.budget.timeout
         with anyio.move_on_after(timeout) as limit:
-            async with self.toolbox(plan.tools, record, chain) as box:
+            meter = Meter(plan.budget, tell=record.used, now=self._clock.monotonic)
+            sampler = Sampler(partial(self._complete, chain, plan.tools.holder), chain, meter)
+            async with self._toolbox(plan.tools, record, sampler) as box:
                 await box.load()
                 loop = await self._loaded()
-                return await loop.answer(plan, chain, box, record, instructions=_instructions(plan, config, box))
+                instructions = _instructions(plan, config, box)
+                return await loop.answer(plan, chain, box, record, instructions=instructions, meter=meter)
         assert limit.cancelled_caught
         raise timed_out(timeout or 0.0)
 
@@ -177,7 +189,7 @@ class Agent:
         self, source: ToolSource, server: str, tool: str, arguments: Mapping[str, JSON], record: TurnRecord
     ) -> str:
         """Call one tool without any model, as a turn of its own.  Approvals apply as to any call."""
-        async with self.toolbox(source, record) as box:
+        async with self._toolbox(source, record) as box:
             if server not in source.servers:
                 known = ", ".join(source.servers) or "none"
                 raise UsageError(f"There is no server {server!r} here; the servers are: {known}.")
@@ -202,16 +214,17 @@ class Agent:
         )
         return text
 
-    def toolbox(self, source: ToolSource, record: TurnRecord, chain: tuple[ModelConfig, ...] | None = None) -> Toolbox:
-        """The tools of a turn; with a chain of models their servers may ask these."""
+    async def _complete(
+        self, chain: tuple[ModelConfig, ...], holder: str, wanted: AnswerWanted, most: int
+    ) -> tuple[str, Usage]:
+        """What the models of a turn answer a server."""
+        loop = await self._loaded()
+        told = "\n\n".join(f"{role}: {text}" for role, text in wanted.messages)
+        return await loop.complete(
+            chain, instructions=wanted.system_prompt, prompt=told, max_tokens=most, holder=holder
+        )
 
-        async def complete(wanted: AnswerWanted) -> tuple[str, str]:
-            assert chain is not None
-            loop = await self._loaded()
-            told = "\n\n".join(f"{role}: {text}" for role, text in wanted.messages)
-            text, usage = await loop.complete(chain, instructions=wanted.system_prompt, prompt=told)
-            return text, usage.models[-1]
-
+    def _toolbox(self, source: ToolSource, record: TurnRecord, sampler: Sampler | None = None) -> Toolbox:
         return Toolbox(
             source,
             self._pool,
@@ -220,7 +233,7 @@ class Agent:
             files=self.files,
             log=record,
             clock=self._clock,
-            complete=None if chain is None else complete,
+            sampler=sampler,
         )
 
     async def _loaded(self) -> ModelLoop:

@@ -58,7 +58,7 @@ class ModelTable(StrictTable):
 
 
 _ONLY_LOCAL = ("threads", "idle_timeout", "start_timeout")
-_NEVER_LOCAL = ("base_url", "api_key", "retries")
+_NEVER_LOCAL = ("base_url", "api_key")
 _LOCAL_CONTEXT = 8_192
 _LOCAL_TIMEOUT = 600.0
 """A model on this machine may read a long prompt for minutes before it says a word."""
@@ -171,7 +171,7 @@ def _local_model(findings: Findings, at: KeyPath, name: str, table: ModelTable) 
         context_window=context,
         temperature=table.temperature,
         timeout=table.timeout if "timeout" in said else _LOCAL_TIMEOUT,
-        retries=0,
+        retries=table.retries,
         local=LocalModel(name=name, file=file, context=context, threads=table.threads, **times),
     )
 

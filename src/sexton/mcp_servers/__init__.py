@@ -29,7 +29,7 @@ from sexton.mcp_servers.pool_errors import (
     ToolDenied,
     UnknownServer,
 )
-from sexton.mcp_servers.questions import AnswerWanted, InputWanted, callbacks_for
+from sexton.mcp_servers.questions import AnswerWanted, InputWanted, SamplingDeclined, callbacks_for
 from sexton.mcp_servers.remote_transport import RemoteServer
 from sexton.mcp_servers.server_config import HttpServer, ServerConfig, Sharing, StdioServer, ToolFilter
 from sexton.mcp_servers.server_errors import (
@@ -73,6 +73,7 @@ __all__ = [
     "PoolClosed",
     "ProcessState",
     "RemoteServer",
+    "SamplingDeclined",
     "ServerConfig",
     "ServerDied",
     "ServerPool",

@@ -22,6 +22,7 @@ from mcp_types import (
     TextContent,
 )
 
+from sexton.errors import SextonError
 from sexton.mcp_servers.callbacks import Callbacks
 
 
@@ -47,7 +48,11 @@ FillIn: TypeAlias = Callable[[InputWanted], Awaitable[Mapping[str, Any] | None]]
 """Returns what a person filled in; None is a no."""
 
 AnswerFor: TypeAlias = Callable[[AnswerWanted], Awaitable[tuple[str, str] | None]]
-"""Returns the answer and the name of the model; None is a no."""
+"""Returns the answer and the name of the model; None is a person's no.  Raises SamplingDeclined."""
+
+
+class SamplingDeclined(SextonError):
+    """A server gets no answer of a model; it is told why, in these words."""
 
 
 def callbacks_for(*, fill_in: FillIn, answer_for: AnswerFor) -> Callbacks:
@@ -62,7 +67,10 @@ def callbacks_for(*, fill_in: FillIn, answer_for: AnswerFor) -> Callbacks:
         context: ClientRequestContext, params: CreateMessageRequestParams
     ) -> CreateMessageResult | ErrorData:
         del context
-        answered = await answer_for(_answer_wanted(params))
+        try:
+            answered = await answer_for(_answer_wanted(params))
+        except SamplingDeclined as declined:
+            return ErrorData(code=INVALID_REQUEST, message=declined.what)
         if answered is None:
             return ErrorData(code=INVALID_REQUEST, message="the user did not allow it")
         text, model = answered
