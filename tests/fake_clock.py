@@ -82,6 +82,26 @@ def held_loop_time() -> Iterator[Callable[[float], None]]:
         del loop.time
 
 
+@contextmanager
+def moved_loop_time() -> Iterator[Callable[[float], None]]:
+    """The time of this asyncio loop goes on, and jumps ahead by the seconds that the yielded function is given.
+
+    So limits of minutes are over at once, and only when a test says so, though what it waits for is real.
+    """
+    loop: Any = asyncio.get_running_loop()
+    real, ahead = loop.time, 0.0
+
+    def move(seconds: float) -> None:
+        nonlocal ahead
+        ahead += seconds
+
+    loop.time = lambda: real() + ahead
+    try:
+        yield move
+    finally:
+        del loop.time
+
+
 async def settle() -> None:
     """Until no task of this asyncio loop can go on without time, a thread or a file descriptor.
 

@@ -84,7 +84,7 @@ async def endpoint_bench(
 ) -> AsyncIterator[EndpointBench]:
     """Serve until the block ends; then every process is proven gone."""
     journal = Journal.open(None)
-    with anyio.fail_after(90):
+    with anyio.fail_after(300):
         async with Containment.open(folder / "state") as containment:
             pool = ServerPool(
                 {each.name: each for each in configs},

@@ -162,11 +162,11 @@ async def test_a_call_that_takes_long_is_a_stream_that_is_kept_alive(
 
 @FRONT
 async def test_a_server_is_given_back_when_its_client_is_silent_and_serves_it_again(tmp_path: Path, front: str) -> None:
-    raw = config("raw", "raw_server", tmp_path, idle_timeout=0.2)
-    settings = EndpointSettings(linger=0.1)
-    async with endpoint_bench(tmp_path, raw, settings=settings) as bench, bench.client(front) as client:
+    raw, clock = config("raw", "raw_server", tmp_path, idle_timeout=0.2), FakeClock()
+    async with endpoint_bench(tmp_path, raw, clock=clock) as bench, bench.client(front) as client:
         first = text_of(await client.call_tool("raw__pid", {}))
         assert len(bench.holders("raw")) == 1
+        await clock.advance(10)
         await wait_until(lambda: bench.pids("raw") == [])
         assert text_of(await client.call_tool("raw__pid", {})) != first
 

@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fake_clock import moved_loop_time
 from sexton.mcp_servers.remote_transport import RemoteServer
 from sexton.mcp_servers.server_config import HttpServer, ServerConfig
 from sexton.mcp_servers.server_errors import CallTimedOut, ConnectFailed, ConnectTimedOut, NotWritten, ServerDied
@@ -36,7 +37,9 @@ class RemoteEcho:
     """A server made from the SDK, with what it was told."""
 
     def __init__(self) -> None:
+        self.began: list[str] = []
         self.cancelled: list[str] = []
+        self.steps_allowed = 2
         self.server = MCPServer("remote")
         self.server.add_tool(self.echo)
         self.server.add_tool(self.hang)
@@ -46,15 +49,16 @@ class RemoteEcho:
         return text
 
     async def hang(self, name: str) -> str:
+        self.began.append(name)
         try:
             await anyio.sleep_forever()
             raise AssertionError
         finally:
             self.cancelled.append(name)
 
-    async def count(self, steps: int, ctx: Context, pause: float = 0.0) -> str:
+    async def count(self, steps: int, ctx: Context) -> str:
         for step in range(steps):
-            await anyio.sleep(pause)
+            await wait_until(lambda step=step: step < self.steps_allowed)  # type: ignore[misc]
             await ctx.report_progress(step + 1, steps)
         return f"{steps} steps"
 
@@ -105,7 +109,7 @@ def config_for(port: int, kind: Kind, *, scheme: str = "http", headers: Any = ()
 @asynccontextmanager
 async def remote(kind: Kind, **settings: Any) -> AsyncIterator[tuple[RemoteEcho, RemoteServer]]:
     echo = RemoteEcho()
-    with listening(echo.app(kind)) as port, anyio.fail_after(PATIENCE):
+    with listening(echo.app(kind)) as port:
         async with RemoteServer.open(config_for(port, kind, **settings)) as server:
             yield echo, server
 
@@ -164,16 +168,42 @@ async def call_hang(session: ClientSession, name: str) -> None:
 
 
 async def test_a_call_has_a_deadline() -> None:
-    async with remote("streamable-http", call_timeout=0.3) as (echo, server), server.connect("a") as a:
-        with pytest.raises(CallTimedOut, match="server 'far' did not answer"):
-            await call(a, "hang", name="x")
-        await wait_until(lambda: echo.cancelled == ["x"])
+    async with remote("streamable-http", call_timeout=300) as (echo, server), server.connect("a") as a:
+
+        async def hang() -> None:
+            with pytest.raises(CallTimedOut, match="server 'far' did not answer"):
+                await call(a, "hang", name="x")
+
+        with moved_loop_time() as move:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(hang)
+                await wait_until(lambda: echo.began == ["x"])
+                move(300)
+            await wait_until(lambda: echo.cancelled == ["x"])
 
 
 @pytest.mark.parametrize("kind", ["streamable-http", "sse"])
 async def test_progress_extends_the_time_of_a_call(kind: Kind) -> None:
-    async with remote(kind, call_timeout=3) as (_, server), server.connect("a") as a:
-        assert await call(a, "count", steps=6, pause=0.6) == "6 steps"
+    told: list[float] = []
+    answers: list[str] = []
+
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        told.append(progress)
+
+    async with remote(kind, call_timeout=300) as (echo, server), server.connect("a") as a:
+
+        async def count() -> None:
+            answers.append(text_of(await a.call_tool("count", {"steps": 4}, progress_callback=on_progress)))
+
+        with moved_loop_time() as move:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(count)
+                for step in (1, 2, 3):  # longer than the limit, and never for so long without progress
+                    echo.steps_allowed = step
+                    await wait_until(lambda: len(told) == step)  # noqa: B023 - only asked now
+                    move(180)
+                echo.steps_allowed = 4
+        assert answers == ["4 steps"]
 
 
 @pytest.mark.parametrize("kind", ["streamable-http", "sse"])

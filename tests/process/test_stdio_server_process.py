@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ import pytest
 from mcp import ClientSession, MCPError
 from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, LoggingMessageNotificationParams, TextContent
 
-from fake_clock import held_loop_time
+from fake_clock import held_loop_time, moved_loop_time
 from sexton.containment import Containment, SpawnFailed, StopTimes
 from sexton.mcp_servers import handshake
 from sexton.mcp_servers.callbacks import Callbacks
@@ -456,12 +456,22 @@ async def test_a_server_that_never_answers_is_given_up_in_time(containment: Cont
             pytest.fail("it cannot have answered")
 
 
-async def test_a_program_that_prints_something_else_is_quoted(containment: Containment) -> None:
-    script = "echo Listening on port 8080; exec sleep 100"
-    config = ServerConfig(name="web", transport=StdioServer(command="sh", args=("-c", script)), connect_timeout=3)
-    with pytest.raises(ConnectTimedOut, match="no MCP messages, first: Listening on port 8080"):
-        async with ServerProcess.open(config, containment, owner="test"):
-            pytest.fail("it cannot have answered")
+async def test_a_program_that_prints_something_else_is_quoted(
+    containment: Containment, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = "echo Listening on port 8080; exec sleep 1000"
+    config = ServerConfig(name="web", transport=StdioServer(command="sh", args=("-c", script)), connect_timeout=100)
+
+    async def give_up(move: Callable[[float], None]) -> None:
+        await wait_until(lambda: "wrote a line that is no MCP message" in caplog.text)
+        move(100)
+
+    with moved_loop_time() as move:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(give_up, move)
+            with pytest.raises(ConnectTimedOut, match="no MCP messages, first: Listening on port 8080"):
+                async with ServerProcess.open(config, containment, owner="test"):
+                    pytest.fail("it cannot have answered")
 
 
 REFUSES = """
