@@ -209,6 +209,13 @@ MUTANTS = (
     ),
     Mutant(
         promise="P7",
+        name="a warden that never looks whether a stopped gateway has run out of time",
+        file="containment/dead_mans_switch.py",
+        change=("boot_time() >= self._until", "self._until < 0"),
+        tests=("tests/process/test_dead_mans_switch.py::test_what_a_stopped_gateway_runs_is_ended_for_it",),
+    ),
+    Mutant(
+        promise="P7",
         name="a warden that is no subreaper",
         file=WARDEN,
         change=(

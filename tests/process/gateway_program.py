@@ -2,8 +2,9 @@
 
     python gateway_program.py STATE BOUNDARY JSON
 
-JSON: {"trees": [[argv...], ...], "mark": FOLDER, "ttl": seconds or null, "fork_worker": bool}.  It prints one JSON line
-when all its trees run: {"warden": pid, "keepers": [...], "leaders": [...], "worker": pid or null}.
+JSON: {"trees": [[argv...], ...], "mark": FOLDER, "ttl": seconds or null, "fork_worker": bool, "keep_for": seconds or
+null}.  It prints one JSON line when all its trees run: {"warden": pid, "keepers": [...], "leaders": [...],
+"worker": pid or null}; `keep_for` seconds later they are to end.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,8 @@ async def hold(state: Path, boundary: Boundary, wanted: dict[str, Any]) -> None:
             "leaders": [one.leader_pid for one in status],
             "worker": worker,
         }
+        if wanted.get("keep_for") is not None:
+            containment.keep_until(time.clock_gettime(time.CLOCK_BOOTTIME) + wanted["keep_for"])
         print(json.dumps(found), flush=True)
         await anyio.sleep_forever()
 

@@ -23,6 +23,7 @@ def shorten() -> None:
     spec.loader.exec_module(lease)
     lease.SEVERAL_MACHINES = lease.LeaseTimes(settle_after=20.0, fence_after=6.0)
     lease.KILL_AFTER, lease.GIVE_UP_AFTER, lease.BEAT_EVERY = 2.0, 5.0, 1.0
+    lease.ENDED_FOR_US_AFTER = 3.0
 
 
 if __name__ == "__main__":

@@ -15,11 +15,20 @@ from fake_clock import FakeClock, settle
 from scheduling import Work, every, running
 from sexton.daemon.node import last_resort, place_of
 from sexton.database import DatabaseError, Failure
-from sexton.scheduler import OnInterrupted, RunState, RunStore
+from sexton.scheduler import OnInterrupted, Outcome, RunContext, RunFailed, RunState, RunStore
 from sexton.scheduler.claim import Claimer
 from sexton.scheduler.gateways import GONE_FOR, Beats, Gateway, this_gateway
-from sexton.scheduler.lease import BEAT_EVERY, GIVE_UP_AFTER, KILL_AFTER, ONE_MACHINE, SEVERAL_MACHINES, Hold
+from sexton.scheduler.lease import (
+    BEAT_EVERY,
+    ENDED_FOR_US_AFTER,
+    GIVE_UP_AFTER,
+    KILL_AFTER,
+    ONE_MACHINE,
+    SEVERAL_MACHINES,
+    Hold,
+)
 from sexton.scheduler.node_rows import Pulse
+from sexton.scheduler.run_task import CUT_OFF
 
 SECONDS = st.integers(0, 10_000)
 # SIGKILL after the fence and the proof that nothing is left; and far more than any two clocks differ.
@@ -189,13 +198,92 @@ async def test_a_database_that_is_away_for_a_minute_ends_no_work_and_settles_nob
         await settle()
 
 
+@pytest.mark.anyio
+async def test_somebody_else_is_told_with_each_beat_when_to_end_our_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later than we end it ourselves; and not at all when we have, since what is begun then is under no claim."""
+    link, clock, told = Link(monkeypatch), FakeClock(), list[float | None]()
+    for_us = 75.0 + ENDED_FOR_US_AFTER
+
+    def newest() -> float | None:
+        return told[-1]
+
+    async with running(tmp_path, clock=clock, node="one", lease=SEVERAL_MACHINES, keep_until=told.append):
+        await clock.advance(BEAT_EVERY)
+        assert newest() == clock.monotonic() + for_us
+        last = newest()
+        assert last is not None
+        link.cut_for.add("one")
+        await clock.advance(75 + KILL_AFTER - BEAT_EVERY)
+        assert newest() == last
+        await clock.advance(2 * BEAT_EVERY)
+        assert newest() is None
+        link.cut_for.clear()
+        await clock.advance(BEAT_EVERY)
+        assert (newest() or 0) > last
+    assert newest() is None
+    assert KILL_AFTER < ENDED_FOR_US_AFTER < GIVE_UP_AFTER
+
+
+@pytest.mark.anyio
+async def test_what_was_ended_for_us_while_we_were_stopped_did_not_fail(tmp_path: Path) -> None:
+    """Its processes are gone when we go on, and that is noticed before our fence is."""
+    clock, gone = FakeClock(), anyio.Event()
+    stood_still = [0.0]
+
+    async def perform(context: RunContext) -> Outcome:
+        await gone.wait()
+        raise RunFailed("its processes were ended")
+
+    def uptime() -> float:
+        return clock.monotonic() + stood_still[0]
+
+    jobs = (every(3600),)
+    async with running(
+        tmp_path, clock=clock, perform=perform, lease=SEVERAL_MACHINES, uptime=uptime, jobs=jobs
+    ) as bench:
+        await clock.advance(3600)
+        assert await bench.states() == [RunState.RUNNING]
+        stood_still[0] = 200.0
+        gone.set()
+        await settle()
+        (run,) = await bench.scheduler.runs()
+        assert (run.state, run.reason) == (RunState.INTERRUPTED, CUT_OFF.reason)
+
+
+def looks_of_last_resort(*moments: float) -> int:
+    """How often it looked, at those moments one after the other, until it gave up; 0 if it did not."""
+    left, looks, gave_up, over = list(moments), list[float](), Event(), Event()
+    looked = [0]
+
+    def read() -> float:
+        if not left:
+            over.set()
+            return looks[-1]
+        looks.append(left.pop(0))
+        return looks[-1]
+
+    def give_up() -> None:
+        looked[0] = len(looks) - 1  # the first was before it began
+        gave_up.set()
+        over.set()
+
+    with last_resort(Hold(SEVERAL_MACHINES, now=0.0), now=read, every=0.001, give_up=give_up):
+        assert over.wait(60)
+    return looked[0]
+
+
 def test_a_gateway_whose_event_loop_hangs_ends_itself() -> None:
     """Nobody ends the work after the fence: the thread does, with the process."""
-    now, given_up = [0.0], Event()
-    hold = Hold(SEVERAL_MACHINES, now=0.0)
-    with last_resort(hold, now=lambda: now[0], give_up=given_up.set):
-        now[0] = 75.0 + GIVE_UP_AFTER + 1.0
-        assert given_up.wait(60)
+    assert looks_of_last_resort(84, 88, 91, 91.5, 92) == 3
+
+
+def test_a_gateway_that_was_stopped_has_time_to_end_its_work() -> None:
+    """As much as after the fence."""
+    assert looks_of_last_resort(50, 300, 304, 308, 312, 315.9) == 0
+    assert looks_of_last_resort(50, 300, 304, 308, 312, 316) == 5
+    assert looks_of_last_resort(50, 300, 306, 312, 318) == 4
 
 
 def test_a_gateway_that_has_ended_its_work_lives_on() -> None:

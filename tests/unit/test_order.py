@@ -13,7 +13,7 @@ import pytest
 from sexton.containment import order
 from sexton.containment.identity import ProcessIdentity
 from sexton.containment.ledger import External
-from sexton.containment.order import Descriptors, KillKeeper, Order
+from sexton.containment.order import Descriptors, KeepUntil, KillKeeper, Order
 from sexton.containment.stop_ladder import StopTimes
 from sexton.containment.tree_state import Boundary
 
@@ -83,6 +83,12 @@ def test_the_end_and_the_silence_of_the_gateway_differ(ends: tuple[socket.socket
 def test_a_keeper_can_be_asked_to_be_killed(ends: tuple[socket.socket, socket.socket]) -> None:
     order.send_kill_keeper(ends[0], "t7")
     assert order.receive(ends[1]) == KillKeeper("t7")
+
+
+@pytest.mark.parametrize("until", [None, 0.1, 123456.789])
+def test_until_when_all_may_go_on(ends: tuple[socket.socket, socket.socket], until: float | None) -> None:
+    order.send_keep_until(ends[0], until)
+    assert order.receive(ends[1]) == KeepUntil(until)
 
 
 def test_bytes_that_are_no_text_come_through() -> None:

@@ -107,6 +107,15 @@ class Containment:
         """
         return self._start(spec, self.boundary)
 
+    def keep_until(self, moment: float | None) -> None:
+        """Have the warden end every tree at that moment unless it is told a later one before; None: never.
+
+        For an owner that may lose its right to them while it is stopped and cannot end them itself.  `moment` is in
+        seconds of CLOCK_BOOTTIME (clock_gettime(2)).  They get SIGTERM, and half a second later SIGKILL; their reason
+        is `NOT_KEPT`.  What is started after that moment ends at once, until another moment is told.
+        """
+        self._warden.keep_until(moment)
+
     def trees(self) -> tuple[TreeStatus, ...]:
         """The live trees of this containment, also those whose handle is gone but that are not yet proven empty."""
         records = {record.tree: record for record in self._instance.records()}

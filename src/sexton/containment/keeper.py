@@ -1,9 +1,9 @@
 """The custodian of one tree: forked by the warden, without executing anything.
 
 It starts the tree's leader, is the subreaper of everything that comes of it, and ends it all when the holder lets go,
-when the gateway or the warden dies, when the time is over or when the leader exits.  It leaves only with the proof that
-nothing is left: no child, and an unpopulated cgroup leaf.  It waits for nobody, so a frozen gateway or warden changes
-nothing.  Standard library only.
+when the gateway or the warden dies, when the gateway is silent for too long, when the time is over or when the leader
+exits.  It leaves only with the proof that nothing is left: no child, and an unpopulated cgroup leaf.  It waits for
+nobody, so a frozen gateway or warden changes nothing.  Standard library only.
 """
 
 from __future__ import annotations
@@ -40,11 +40,13 @@ _REMOVE_LEAF_WITHIN = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Custody:
-    """What every keeper gets from its warden: whose deaths to watch, and the limit of open files for programs."""
+    """What every keeper gets from its warden: whose deaths to watch, the limit of open files for programs, and a
+    descriptor that can be read from when its tree has to end (see `dead_mans_switch`)."""
 
     warden: ProcessIdentity
     warden_pidfd: int
     gateway_pidfd: int
+    switch: int
     open_files: tuple[int, int]
 
 
@@ -84,6 +86,7 @@ class Keeper:
         self._poller.watch(self._lifeline.fileno(), self._hear_holder)
         self._poller.watch(self._custody.gateway_pidfd, self._mourn_gateway)
         self._poller.watch(self._custody.warden_pidfd, self._mourn_warden)
+        self._poller.watch(self._custody.switch, self._give_up)
         self._poller.watch(self._drain.reader, self._drain_stderr)
 
     def _start(self) -> None:
@@ -159,6 +162,12 @@ class Keeper:
         self._poller.forget(self._custody.warden_pidfd)
         self._ladder = self._ladder.hurry(now=time.monotonic())
         self._end(EndReason.WARDEN_DIED, Event.TERMINATE)
+
+    def _give_up(self) -> None:
+        """The gateway has not said for too long that we may go on: it may be stopped, so nobody waits for it."""
+        self._poller.forget(self._custody.switch)
+        self._ladder = self._ladder.hurry(now=time.monotonic())
+        self._end(EndReason.NOT_KEPT, Event.TERMINATE)
 
     def _drain_stderr(self) -> None:
         if not self._drain.drain():

@@ -103,9 +103,19 @@ def send_kill_keeper(control: socket.socket, tree: str) -> None:
     _send(control, b"k" + tree.encode("ascii"), ())
 
 
+def send_keep_until(control: socket.socket, until: float | None) -> None:
+    """Say until which boot time (see `dead_mans_switch`) all trees may go on; None: as long as we live."""
+    _send(control, b"u" + (b"" if until is None else repr(until).encode("ascii")), ())
+
+
 @dataclass(frozen=True, slots=True)
 class KillKeeper:
     tree: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeepUntil:
+    until: float | None
 
 
 class OrderLost(Exception):
@@ -116,7 +126,7 @@ class OrderLost(Exception):
         self.lifeline = lifeline
 
 
-def receive(control: socket.socket) -> tuple[Order, Descriptors] | KillKeeper | None:
+def receive(control: socket.socket) -> tuple[Order, Descriptors] | KillKeeper | KeepUntil | None:
     """The next packet; None when the gateway has closed its end.
 
     Raises:
@@ -129,6 +139,8 @@ def receive(control: socket.socket) -> tuple[Order, Descriptors] | KillKeeper | 
         return None
     if kind == b"k":
         return KillKeeper(body.decode("ascii"))
+    if kind == b"u":
+        return KeepUntil(float(body) if body else None)
     if truncated or len(received) < len(Descriptors.__slots__) - 1:
         _close_all(received[1:])
         raise OrderLost(received[0] if received else None)

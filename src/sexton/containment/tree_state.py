@@ -49,5 +49,7 @@ class EndReason(StrEnum):
     GATEWAY_DIED = "gateway_died"
     WARDEN_DIED = "warden_died"
     KEEPER_DIED = "keeper_died"
+    NOT_KEPT = "not_kept"
+    """The gateway had said until when it may go on, and nothing more."""
     KILLED = "killed"
     SPAWN_FAILED = "spawn_failed"

@@ -50,6 +50,8 @@ class Warden:
     log: Path
     """Where a warden or keeper writes what should never happen: its traceback."""
     _current: _Incarnation | None = None
+    _until: float | None = None
+    _is_told: bool = True
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
@@ -74,6 +76,12 @@ class Warden:
                         hint="start fewer at a time",
                     )
                 _wait_writable(self._living().control, _FULL_QUEUE_WAIT)
+
+    def keep_until(self, until: float | None) -> None:
+        """See `Containment.keep_until`.  A warden that cannot be told now is told before its next order."""
+        with self._lock:
+            self._until, self._is_told = until, False
+            self._tell()
 
     def kill_keeper(self, tree: str) -> None:
         """Have a keeper replaced that does not answer: the warden kills it and sweeps its tree."""
@@ -121,8 +129,16 @@ class Warden:
         if self._current is not None and self._current.has_died():
             self._bury()
         if self._current is None:
-            self._current = self._start()
+            self._current, self._is_told = self._start(), self._until is None
+        self._tell()
         return self._current
+
+    def _tell(self) -> None:
+        if self._is_told or self._current is None:
+            return
+        with suppress(OSError):  # it is dead, or has not taken what it was sent
+            order.send_keep_until(self._current.control, self._until)
+            self._is_told = True
 
     def _bury(self) -> None:
         if self._current is not None and self._current.has_died():

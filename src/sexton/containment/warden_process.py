@@ -20,10 +20,11 @@ from typing import NoReturn
 
 from sexton.containment import identity, launch, ledger, lifeline, order, prctl
 from sexton.containment.cgroup_boundary import Leaf
+from sexton.containment.dead_mans_switch import DeadMansSwitch
 from sexton.containment.identity import ProcessIdentity
 from sexton.containment.keeper import Custody, Keeper
 from sexton.containment.ledger import LedgerError
-from sexton.containment.order import Descriptors, KillKeeper, Order, OrderLost
+from sexton.containment.order import Descriptors, KeepUntil, KillKeeper, Order, OrderLost
 from sexton.containment.poller import Poller
 from sexton.containment.reserve import Reserve, is_shortage
 from sexton.containment.subreaper_boundary import Descent, has_no_children
@@ -53,10 +54,12 @@ class Warden:
     def __init__(self, *, control: int, gateway: int) -> None:
         self._control = socket.socket(fileno=control)
         self._poller = Poller()
+        self._switch = DeadMansSwitch()
         self._custody = Custody(
             warden=_who_am_i(),
             warden_pidfd=os.pidfd_open(os.getpid()),
             gateway_pidfd=gateway,
+            switch=self._switch.thrown,
             open_files=_raise_open_files(),
         )
         self._reserve = Reserve()
@@ -75,10 +78,15 @@ class Warden:
         self._poller.watch(self._control.fileno(), self._hear_gateway)
         self._poller.watch(self._custody.gateway_pidfd, self._close)
         while not self._is_over():
-            self._poller.wait(self._sweep_in)
+            self._poller.wait(self._patience())
+            self._switch.look()
             self._look_after_keepers()
             self._sweep_whatever_is_left()
         self._leave()
+
+    def _patience(self) -> float | None:
+        due = (self._sweep_in, self._switch.look_in())
+        return min((seconds for seconds in due if seconds is not None), default=None)
 
     def _hear_gateway(self) -> None:
         while True:
@@ -96,6 +104,8 @@ class Warden:
                 return
             if isinstance(request, KillKeeper):
                 self._kill_keeper(request.tree)
+            elif isinstance(request, KeepUntil):
+                self._switch.keep_until(request.until)
             else:
                 self._start_keeper(*request)
 
@@ -249,7 +259,7 @@ def _become_keeper(wanted: Order, descriptors: Descriptors, custody: Custody) ->
         os.setsid()
         prctl.become_subreaper()
         prctl.take_name("sexton-keeper")
-        _close_all_but({*descriptors.all(), custody.warden_pidfd, custody.gateway_pidfd})
+        _close_all_but({*descriptors.all(), custody.warden_pidfd, custody.gateway_pidfd, custody.switch})
         Keeper(wanted, descriptors, custody).run()
         status = 0
     except BaseException:  # noqa: BLE001 -- the outermost edge: the warden sweeps what a dead keeper leaves

@@ -27,6 +27,8 @@ from sexton.scheduler import GIVE_UP_AFTER, ONE_MACHINE, SEVERAL_MACHINES, Engin
 
 LOG = logging.getLogger(__name__)
 _MACHINE_ID = Path("/etc/machine-id")
+STOPPED_FOR = 5.0
+"""Seconds between two looks of a thread that looks every second: it did not run, and so the event loop did not."""
 GAVE_UP = 70
 """EX_SOFTWARE of sysexits(3): a service manager starts the gateway again."""
 
@@ -81,14 +83,19 @@ def _text_of(path: Path) -> str:
 
 @contextmanager
 def last_resort(
-    hold: Hold, *, now: Callable[[], float] = uptime, give_up: Callable[[], None] | None = None
+    hold: Hold,
+    *,
+    now: Callable[[], float] = uptime,
+    every: float = 1.0,
+    give_up: Callable[[], None] | None = None,
 ) -> Iterator[None]:
     """A thread that ends this process when its claims are long over and its event loop has not ended the work.
 
-    Every tree ends with the process: the kernel closes our ends of the lifelines.
+    Every tree ends with the process: the kernel closes our ends of the lifelines.  After the whole process was
+    stopped, the event loop has as much time as after the fence: the trees were ended by their warden meanwhile.
     """
     over = Event()
-    watch = partial(_watch, hold, over, now, give_up or _end_process)
+    watch = partial(_watch, hold, over, now, every, give_up or _end_process)
     thread = Thread(target=watch, name="last-resort", daemon=True)
     thread.start()
     try:
@@ -98,10 +105,15 @@ def last_resort(
         thread.join()
 
 
-def _watch(hold: Hold, over: Event, now: Callable[[], float], give_up: Callable[[], None]) -> None:
-    while not over.wait(1.0):
+def _watch(hold: Hold, over: Event, now: Callable[[], float], every: float, give_up: Callable[[], None]) -> None:
+    looked, went_on_at = now(), -GIVE_UP_AFTER
+    while not over.wait(every):
         has_given_up = hold.is_given_up  # looked at first, for whoever is back has renewed the hold before
-        if hold.left(now()) < -GIVE_UP_AFTER and not has_given_up:
+        before, looked = looked, now()
+        if looked - before > STOPPED_FOR and hold.left(before) >= -GIVE_UP_AFTER:  # once: it may also be starved
+            went_on_at = looked
+        is_due = hold.left(looked) < -GIVE_UP_AFTER and looked - went_on_at >= GIVE_UP_AFTER
+        if is_due and not has_given_up:
             give_up()
             return
 

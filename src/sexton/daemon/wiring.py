@@ -147,6 +147,7 @@ async def running_parts(
             lease=lease,
             uptime=uptime,
             on_cut_off=cut_off,
+            keep_until=containment.keep_until if is_shared else None,
             describe=partial(describe_node, settings, pool, containment.trees if is_shared else tuple),
             redactor=redactor,
         )

@@ -456,6 +456,7 @@ def _members(containment: Containment, tree: ProcessTree) -> int:
 _ENDED_BY = {
     EndReason.WARDEN_DIED: "was ended, because sexton's warden was killed or crashed; a new one takes its place",
     EndReason.KEEPER_DIED: "was ended, because its keeper was killed or crashed",
+    EndReason.NOT_KEPT: "was ended, because the gateway was stopped, or without the database, for too long",
 }
 """Their words come before how the process itself ended, which is by the hand of who was left."""
 

@@ -73,7 +73,9 @@ class Scheduler:
 
     `offer` is what this node can serve, and `describe` what others are told of it with each beat; `lease`
     says how long claims hold without a beat, by `uptime`, a clock that also counts suspension; when this node is cut
-    off, its runs are ended, and `on_cut_off` is to end what is left of them at once.  `place` names our data folder.
+    off, its runs are ended, and `on_cut_off` is to end what is left of them at once.  `keep_until` is told with each
+    beat when, by `uptime`, somebody else is to do that for us unless it is told more (None: never), since we may be
+    stopped then.  `place` names our data folder.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Scheduler:
         lease: LeaseTimes = ONE_MACHINE,
         uptime: Callable[[], float] | None = None,
         on_cut_off: Callable[[], None] | None = None,
+        keep_until: Callable[[float | None], None] | None = None,
         redactor: Redactor | None = None,
     ) -> None:
         self._store = store
@@ -107,6 +110,7 @@ class Scheduler:
         self._lease = lease
         self._uptime = uptime or clock.monotonic
         self._on_cut_off = on_cut_off or (lambda: None)
+        self._keep_until = keep_until or (lambda _: None)
         self._engine = store.engine
         self._beats = Beats(lease)
         self.hold = Hold(lease, now=self._uptime())
@@ -136,7 +140,7 @@ class Scheduler:
         """
         sent_at = self._uptime()
         await self._store.register(self._described(), now=self._clock.now())
-        self.hold.renewed(sent_at)
+        self._renew_hold(sent_at)
         await self._settle_dead(await self._certainly_dead())
         self._tell_moved(await self._store.realign(now=self._clock.now()))
         try:
@@ -150,6 +154,7 @@ class Scheduler:
                 task_status.started()
                 await self._keep_ticking(tasks)
         finally:
+            self._keep_until(None)  # every run has ended
             with anyio.move_on_after(GIVE_UP_WRITES_AFTER, shield=True):
                 await self._leave()
 
@@ -408,7 +413,7 @@ class Scheduler:
         run = task.claim.run
         try:
             with traced("run", job=run.job, run=run.id, trigger=str(run.trigger), attempt=run.attempt) as span:
-                end = await task.perform(self._perform)
+                end = self._unless_cut_off(task, await task.perform(self._perform))
                 span.set_attribute("sexton.state", str(end.state))
                 if end.state is not RunState.RAN:
                     mark_failed(span, end.reason or str(end.state))
@@ -504,7 +509,7 @@ class Scheduler:
         async with self._taking:  # what is being claimed now is no stray
             pulse = await self._store.beat(self._claimer(self._described()))
             strays = pulse.held - set(self._tasks)
-        self.hold.renewed(sent_at)
+        self._renew_hold(sent_at)
         self._note_recovery()
         self._tell_settlements(pulse.settled)
         self._tell_ended(pulse.late)
@@ -536,6 +541,19 @@ class Scheduler:
             if self._is_cut_off:
                 self._on_cut_off()
                 self.hold.is_given_up = True
+                self._keep_until(None)  # what is started from now on, for clients, is under no claim
+
+    def _renew_hold(self, sent_at: float) -> None:
+        self.hold.renewed(sent_at)
+        if not self.hold.is_given_up or self.hold.left(self._uptime()) > 0:
+            self._keep_until(self.hold.ended_for_us_at)
+
+    def _unless_cut_off(self, task: RunTask, end: RunEnd) -> RunEnd:
+        """What failed when our claim was over was ended for us, while we were stopped."""
+        if end.state is not RunState.FAILED or self.hold.left(self._uptime()) > 0:
+            return end
+        task.end(CUT_OFF)
+        return task.interrupted()
 
     def _be_back(self) -> None:
         self._is_cut_off = self.hold.is_given_up = False

@@ -37,6 +37,8 @@ SEVERAL_MACHINES = LeaseTimes(settle_after=105.0, fence_after=75.0)
 # After the fence, until what has not ended by itself is killed, and until the gateway gives itself up.
 KILL_AFTER = 8.0
 GIVE_UP_AFTER = 16.0
+# And until somebody else ends every process of this node, who is not stopped when we are.
+ENDED_FOR_US_AFTER = 10.0
 
 
 class Hold:
@@ -51,6 +53,11 @@ class Hold:
     def renewed(self, sent_at: float) -> None:
         """A beat that was begun at that time is committed."""
         self._renewed_at = max(self._renewed_at, sent_at)
+
+    @property
+    def ended_for_us_at(self) -> float | None:
+        """When the processes of this node are to be ended from outside, if it says nothing more; None: never."""
+        return None if self._fence_after is None else self._renewed_at + self._fence_after + ENDED_FOR_US_AFTER
 
     def left(self, now: float) -> float:
         """Seconds until the work has to be ended; less than 0 after that."""
