@@ -19,6 +19,7 @@ from sexton.cli import (
     calls,
     channels,
     chat,
+    database,
     deliveries,
     jobs,
     mcp_stdio,
@@ -58,6 +59,7 @@ app.add_typer(models.app, name="model")
 app.add_typer(channels.app, name="channels")
 app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(nodes.app, name="nodes")
+app.add_typer(database.app, name="database")
 processes.add_to(app)
 app.add_typer(tokens.app, name="token")
 

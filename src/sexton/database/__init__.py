@@ -39,6 +39,7 @@ from sexton.database.tables import (
     tool_call,
     turn,
 )
+from sexton.database.transfer import Progress, copy_everything, count_rows, refuse_unless_empty
 
 __all__ = [
     "EPOCH",
@@ -49,12 +50,15 @@ __all__ = [
     "MessageFound",
     "Offload",
     "PostgresUrl",
+    "Progress",
     "approval",
     "attachment",
     "channel_cursor",
     "channel_person",
     "channel_thread",
     "conversation",
+    "copy_everything",
+    "count_rows",
     "delivery",
     "delivery_file",
     "drained_node",
@@ -71,6 +75,7 @@ __all__ = [
     "node",
     "pairing_code",
     "past_node",
+    "refuse_unless_empty",
     "run",
     "run_output",
     "search_on",

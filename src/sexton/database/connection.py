@@ -59,9 +59,14 @@ class Database:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, location: Location, *, offload: Offload = in_worker_thread, busy_timeout: float = BUSY_TIMEOUT
+        cls,
+        location: Location,
+        *,
+        offload: Offload = in_worker_thread,
+        busy_timeout: float = BUSY_TIMEOUT,
+        migrates: bool = True,
     ) -> AsyncIterator[Self]:
-        """Open the database, and bring it to the schema of this version.
+        """Open the database, and bring it to the schema of this version (else only see that this could be done).
 
         A path is that of an SQLite file, which is made (mode 0600) if need be; a lock of another program is waited for
         up to `busy_timeout` seconds at each transaction.  A PostgreSQL database must be there.
@@ -70,7 +75,7 @@ class Database:
         database = cls(backend_of(location, busy_timeout=busy_timeout), offload)
         try:
             await database._offload(database._prepare, lane=database._writes)
-            await database.write(database._migrate)
+            await database.write(database._migrate if migrates else database._check)
             yield database
         finally:
             with anyio.CancelScope(shield=True):
@@ -81,13 +86,8 @@ class Database:
         """Try whether a gateway could use it, and change nothing.  Raises what `open` would."""
         if isinstance(location, Path) and not location.exists():
             return
-        database = cls(backend_of(location), in_worker_thread)
-        try:
-            await database._offload(database._prepare, lane=database._writes)
-            await database.write(lambda connection: check_schema(connection, database.where))
-        finally:
-            with anyio.CancelScope(shield=True):
-                await database._offload(database._backend.close, lane=database._writes)
+        async with cls.open(location, migrates=False):
+            pass
 
     async def write(self, work: Callable[[Connection], T], *, in_turn: bool = True) -> T:
         """Run `work` in one transaction that holds the right to write from its start.  Raises `DatabaseError`.
@@ -103,6 +103,10 @@ class Database:
         """Run `work` on one consistent state.  Raises `DatabaseError`."""
         return await self._offload(partial(self._transact, work, Access.READ), lane=self._reads)
 
+    def read_here(self, work: Callable[[Connection], T]) -> T:
+        """As `read`, in the calling thread: for what is done within a transaction of another database."""
+        return self._transact(work, Access.READ)
+
     def _prepare(self) -> None:
         try:
             self._backend.prepare()
@@ -112,6 +116,9 @@ class Database:
     def _migrate(self, connection: Connection) -> None:
         self._backend.prepare_migration(connection)
         migrate(connection, self.where)
+
+    def _check(self, connection: Connection) -> None:
+        check_schema(connection, self.where)
 
     def _transact(self, work: Callable[[Connection], T], access: Access) -> T:
         try:

@@ -38,6 +38,11 @@ def migrate(connection: Connection, where: str) -> None:
     connection.execute(insert(schema_line).values(id=1, line=LINE))
 
 
+def revision_of(connection: Connection) -> str | None:
+    """The last migration that was run there; None: none was."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
 def check_schema(connection: Connection, where: str) -> None:
     """Raises `DatabaseError` when `migrate` would."""
     _is_behind(connection, where, ScriptDirectory.from_config(_config()))
@@ -52,7 +57,7 @@ def _config() -> Config:
 def _is_behind(connection: Connection, where: str, script: ScriptDirectory) -> bool:
     head = script.get_current_head()
     assert head is not None
-    found = MigrationContext.configure(connection).get_current_revision()
+    found = revision_of(connection)
     if found is None or found in {revision.revision for revision in script.walk_revisions()}:
         return found != head
     if _line_of(connection) != LINE:

@@ -18,6 +18,15 @@ class DatabaseTroubleDocument(TypedDict):
     hint: str | None
 
 
+class DatabaseCopyDocument(TypedDict):
+    """What `sexton database copy` took along, or would take: rows of each table."""
+
+    source: str
+    target: str
+    dry_run: bool
+    rows: Mapping[str, int]
+
+
 class StatusDocument(TypedDict):
     """The gateway itself.  `database` is None while it works; the three counts are None while it cannot be read."""
 
