@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from chatting import PNG
 from scripted_model import ScriptedModel, call, say, scripted_model
 from system.gateway_process import GatewayProcess, wait_for
 from telegram_peer import TOKEN, Refused, TelegramPeer, telegram_peer
 from waiting import PATIENCE
+
+RAW_SERVER = Path(__file__).parents[1] / "process" / "stdio_servers" / "raw_server.py"
 
 # The model's library is loaded at the first turn, which takes seconds on a busy machine.
 
@@ -88,6 +95,23 @@ def test_a_message_becomes_a_turn_with_a_question_a_tool_call_and_a_reply(
     assert (channel["state"], channel["account"], channel["waiting"]) == ("connected", "@sexton_bot", 0)
     stop(settled)
     assert TOKEN not in settled.output() + (settled.data / "journal.jsonl").read_text()
+
+
+def test_a_picture_that_a_tool_answers_with_goes_to_the_model_and_to_the_person(
+    settled: GatewayProcess, peer: TelegramPeer, model: ScriptedModel
+) -> None:
+    picture = {"type": "image", "mimeType": "image/png", "data": base64.b64encode(PNG).decode()}
+    line = json.dumps({"jsonrpc": "2.0", "id": 0, "result": {"content": [picture]}}).replace('"id": 0', '"id": #')
+    model.will(call("raw__answer_raw", line=line), say("This is it."))
+    server = f"[servers.raw]\ncommand = {json.dumps(sys.executable)}\nargs = ['-I', '-S', '{RAW_SERVER}']\n"
+    more = f"{server}\n[agent]\napprovals = 'never'\n"
+    settled.write(SETTINGS.format(model=model.url, telegram=peer.url, token=TOKEN) + more).up()
+    peer.write("draw me something")
+    wait_for(lambda: peer.pictures and peer.texts, within=PATIENCE, what=f"a picture; there are {peer.texts}")
+    assert peer.pictures == [("picture-1.png", PNG)]
+    assert peer.texts == ["This is it."]
+    assert "data:image/png;base64," in str(model.requests[-1]["messages"])
+    stop(settled)
 
 
 def test_a_kill_in_the_middle_of_a_turn_loses_and_doubles_nothing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from scripted_model import ScriptedModel, call, say, scripted_model
 from system.api_client import ApiClient
 from system.gateway_process import GatewayProcess
+from waiting import PATIENCE
 
 SETTINGS = """
 [models.main]
@@ -66,6 +68,9 @@ def test_a_job_remembers_tells_and_schedules_and_gets_no_further_than_its_file_s
     assert model.offered() == ["sexton__read_result"]
     assert gateway.cli("jobs", "show", "again")["action"]["max_tokens"] == 5000
 
+    assert "from      the job watch, which made it" in shown(gateway, "again")
+    assert "may       jobs, memory, send (to log)" in shown(gateway, "watch")
+
     gateway.write(SETTINGS.format(url=model.url, may='["send"]'))
     gateway.wait_event("settings.reloaded")
     status, started = ApiClient(gateway).ask("POST", "/jobs/again/run")
@@ -73,3 +78,9 @@ def test_a_job_remembers_tells_and_schedules_and_gets_no_further_than_its_file_s
     ended = gateway.wait_event("run.ended", run=started["id"])
     assert "The job 'watch', which made this one, is gone or may not make jobs any more." in str(ended["data"]["error"])
     gateway.stop()
+
+
+def shown(gateway: GatewayProcess, job: str) -> str:
+    """What a person sees of a job."""
+    words = gateway.command("jobs", "show", job)
+    return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout

@@ -126,12 +126,12 @@ def show(
     facts: list[tuple[str, str | Text]] = [
         ("runs", when(job)),
         ("does", does(job["action"])),
-        *_action_facts(job["action"]),
+        *_action_facts(job["action"], job["deliver"]),
         ("next", _paused(job, now) if job["paused"] else _next_text(job, now)),
         ("last", _last_run(job["last_run"], now)),
         ("policies", _policies(job)),
         *_deliver_facts(job),
-        ("from", "the configuration" if job["origin"] == "config" else "sexton jobs add"),
+        ("from", _origin(job)),
     ]
     print_facts(job["name"], facts)
 
@@ -141,11 +141,16 @@ def _next_text(job: JobDocument, now: datetime) -> str:
     return f"{local_time(coming, now)} ({from_now(coming, now)})" if coming else "-"
 
 
-def _action_facts(action: Mapping[str, Any]) -> list[tuple[str, str | Text]]:
+def _action_facts(action: Mapping[str, Any], deliver: Sequence[str]) -> list[tuple[str, str | Text]]:
     """Names of environment variables only: their values may be secret."""
     facts: list[tuple[str, str | Text]] = []
     if action.get("arguments"):
         facts.append(("arguments", json.dumps(action["arguments"], ensure_ascii=False)))
+    if action.get("kind") == "prompt" and action.get("servers"):
+        facts.append(("servers", ", ".join(action["servers"])))
+    if may := action.get("may"):
+        targets = dict.fromkeys([*action.get("send_to", ()), *deliver]) if "send" in may else ()
+        facts.append(("may", ", ".join(may) + (f" (to {', '.join(targets)})" if targets else "")))
     if action.get("cwd"):
         facts.append(("folder", str(action["cwd"])))
     if action.get("env"):
@@ -156,6 +161,19 @@ def _action_facts(action: Mapping[str, Any]) -> list[tuple[str, str | Text]]:
 def _deliver_facts(job: JobDocument) -> list[tuple[str, str | Text]]:
     when = {"output": ", if it said anything or failed", "success": ", if it went well", "failure": ", if it failed"}
     return [("tells", ", ".join(job["deliver"]) + when.get(job["deliver_on"], ""))] if job["deliver"] else []
+
+
+def _origin(job: JobDocument) -> str:
+    """Where it comes from: the file, a person, or an agent that has scheduled it."""
+    if job["origin"] == "config":
+        return "the configuration"
+    match job["action"]:
+        case {"job": str(maker)}:
+            return f"the job {maker}, which made it"
+        case {"chat": str(chat)}:
+            return f"the chat {run_view.short_id(chat)}, which made it"
+        case _:
+            return "sexton jobs add"
 
 
 def _policies(job: JobDocument) -> str:
