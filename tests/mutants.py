@@ -3,7 +3,7 @@
     python tests/mutants.py [WORD...]        all of them, or those whose promise or name has one of these words in it
 
 A copy of the sources is changed in one place and the tests named beside it are run on the copy; at least one has to
-fail.  On an unchanged copy all of them have to pass.
+fail.  On an unchanged copy all of them have to pass; `SEXTON_PATIENCE=60` gives them time for it on a slow machine.
 `unit/test_mutants.py` keeps this list true to the sources.
 """
 
@@ -349,7 +349,7 @@ def run_on_copy(mutant: Mutant | None, tests: tuple[str, ...]) -> bool:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests],
             cwd=copy,
-            env={**os.environ, "PYTHONPATH": str(copy / "src"), "SEXTON_TIMED": "1", "SEXTON_PATIENCE": "10"},
+            env={"SEXTON_TIMED": "1", "SEXTON_PATIENCE": "10", **os.environ, "PYTHONPATH": str(copy / "src")},
             capture_output=True,
             text=True,
             check=False,
