@@ -100,7 +100,7 @@ class LocalTransport(httpx2.AsyncBaseTransport):
         )
         try:
             return await self._http.handle_async_request(upstream)
-        except httpx2.ReadTimeout as error:
+        except httpx2.TimeoutException as error:
             raise _Silent(
                 f"Model {self._config.name!r} ({self._config.place}) said nothing for {self._config.timeout:g} s.",
                 hint=f"raise timeout under [models.{self._config.name}], or take a smaller model",
