@@ -205,7 +205,7 @@ async def sexton(url: str, folder: Path) -> AsyncIterator[tuple[Agent, Chats]]:
         pool = ServerPool({"echo": echo}, containment, clock=clock, journal=journal, data_dir=folder)
         await tasks.start(pool_task, pool)
         approvals = Approvals(DatabaseApprovals(database), clock=clock, journal=journal, timeout=lambda: 60.0)
-        agent = Agent(pool, config=config, approvals=approvals, data_dir=folder, clock=clock)
+        agent = Agent(pool, config=config, approvals=approvals, database=database, clock=clock)
         chats = Chats(database, agent, clock=clock, journal=journal)
         tasks.start_soon(_serve, chats)
         await anyio.wait_all_tasks_blocked()

@@ -292,7 +292,7 @@ async def _running_chats(pool: FakePool, scheduling: Bench, folder: Path) -> Asy
     clock, journal, database = scheduling.clock, scheduling.journal, scheduling.database
     approvals = Approvals(DatabaseApprovals(database), clock=clock, journal=journal, timeout=lambda: 60.0)
     servers = cast("ServerPool", pool)
-    agent = Agent(servers, config=AgentConfig(), approvals=approvals, data_dir=folder, clock=clock)
+    agent = Agent(servers, config=AgentConfig(), approvals=approvals, database=database, clock=clock)
     chats = Chats(database, agent, clock=clock, journal=journal)
     async with anyio.create_task_group() as tasks:
         await tasks.start(chats.run)

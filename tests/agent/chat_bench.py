@@ -128,7 +128,7 @@ async def chat_bench(
                 pool,
                 config=config,
                 approvals=approvals,
-                data_dir=folder / "data",
+                database=database,
                 clock=clock,
                 local_models=local_models,
             )

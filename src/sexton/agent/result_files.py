@@ -1,23 +1,28 @@
-"""Results that are too long for a model at once, kept as files that it can read further."""
+"""Results that are too long for a model at once, kept so that it can read them further, on whatever node it goes on."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
-import shutil
-import time
-from collections.abc import Iterator
-from pathlib import Path
+from datetime import timedelta
 from typing import Final, final
 
-import anyio.to_thread
+from sqlalchemy import Connection, delete, func, insert, select
 
+from sexton.clock import Clock
+from sexton.database import Database, DatabaseError, kept_result
 from sexton.errors import SextonError
 
-KEPT: Final = 14 * 86_400.0
-"""Seconds for which a file is kept after it was written."""
+LOG = logging.getLogger(__name__)
+
+KEPT: Final = timedelta(days=14)
+"""For how long a result is kept after it was written."""
 
 MOST_READ: Final = 16_000
+PART: Final = 64_000
+"""Characters of a row, so that reading a little of a long result fetches little."""
+WRITE_AGAIN_EVERY: Final = 1.0
 
 
 class NoSuchFile(SextonError):
@@ -26,48 +31,77 @@ class NoSuchFile(SextonError):
 
 @final
 class ResultFiles:
-    """One folder per holder below `folder`; a file's name says nothing and leads nowhere else."""
+    """To a model they are files.  A file's name says nothing and is good for its holder only.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    At most one node works for a holder at a time, so that nothing here needs its turn among the writes.
+    """
+
+    def __init__(self, database: Database, *, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
 
     async def keep(self, holder: str, text: str, *, key: str | None = None) -> str:
-        """Write the text to a file of `holder`; return its name, which is the same for the same `key`."""
+        """Keep the text for `holder`; return its name, which is the same for the same `key`.
+
+        A database that is away is waited for, as what else a turn writes down.  Raises DatabaseError when trying again
+        cannot help.
+        """
         stem = secrets.token_hex(6) if key is None else hashlib.sha256(key.encode()).hexdigest()[:12]
-        name = f"{stem}.txt"
-        await anyio.to_thread.run_sync(self._write, self._place(holder) / name, text)
-        return name
+        name, at, whole = f"{stem}.txt", self._clock.now(), text.encode("utf-8", "replace").decode()
+        rows = [
+            {"holder": holder, "name": name, "part": part, "text": whole[part * PART : (part + 1) * PART], "at": at}
+            for part in range(max(1, -(-len(whole) // PART)))
+        ]
+
+        def work(connection: Connection) -> None:
+            mine = (kept_result.c.holder == holder, kept_result.c.name == name)
+            connection.execute(delete(kept_result).where(*mine))
+            connection.execute(insert(kept_result), rows)
+
+        while True:
+            try:
+                await self._database.write(work, in_turn=False)
+            except DatabaseError as error:
+                if not error.passing:
+                    raise
+                await self._clock.sleep(WRITE_AGAIN_EVERY)
+            else:
+                return name
 
     async def read(self, holder: str, name: str, *, offset: int, length: int) -> tuple[str, int]:
-        """`length` characters (at most `MOST_READ`) from `offset`, and how many the file has.  Raises NoSuchFile."""
-        path = self._place(holder) / name
-        if Path(name).name != name or not await anyio.to_thread.run_sync(path.is_file):
-            raise NoSuchFile(f"There is no kept result {name!r} in this conversation.")
-        text = await anyio.to_thread.run_sync(lambda: path.read_text(encoding="utf-8"))
-        return text[max(0, offset) : max(0, offset) + min(max(1, length), MOST_READ)], len(text)
+        """`length` characters (at most `MOST_READ`) from `offset`, and how many there are.
+
+        Raises NoSuchFile, DatabaseError.
+        """
+        start = max(0, offset)
+        end = start + min(max(1, length), MOST_READ)
+        mine = (kept_result.c.holder == holder, kept_result.c.name == name)
+        first = start // PART
+
+        def work(connection: Connection) -> tuple[str, int]:
+            total = connection.execute(select(func.sum(func.length(kept_result.c.text))).where(*mine)).scalar()
+            if total is None:
+                raise NoSuchFile(f"There is no kept result {name!r} in this conversation.")
+            wanted = kept_result.c.part.between(first, end // PART)
+            parts = select(kept_result.c.text).where(*mine, wanted).order_by(kept_result.c.part)
+            return "".join(connection.execute(parts).scalars()), int(total)
+
+        text, total = await self._database.read(work)
+        return text[start - first * PART : end - first * PART], total
 
     async def forget(self, holder: str) -> None:
-        """Remove everything of a holder."""
-        place = self._place(holder)
-        await anyio.to_thread.run_sync(lambda: shutil.rmtree(place, ignore_errors=True))
+        """Remove everything of a holder; what a database that is away does not remove now, age removes."""
+        try:
+            await self._database.write(
+                lambda connection: connection.execute(delete(kept_result).where(kept_result.c.holder == holder)),
+                in_turn=False,
+            )
+        except DatabaseError as error:
+            LOG.warning("the kept results of %s were not removed: %s", holder, error.what)
 
     async def forget_old(self) -> None:
-        """Remove folders to which nothing was written for `KEPT` seconds."""
-        await anyio.to_thread.run_sync(self._remove_old, time.time() - KEPT)
-
-    def _remove_old(self, before: float) -> None:
-        for place in self._places():
-            if place.stat().st_mtime < before:
-                shutil.rmtree(place, ignore_errors=True)
-
-    def _places(self) -> Iterator[Path]:
-        if self._folder.is_dir():
-            yield from self._folder.iterdir()
-
-    def _place(self, holder: str) -> Path:
-        return self._folder / holder.replace(":", "-").replace("/", "-")
-
-    def _write(self, path: Path, text: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.write_text(text.encode("utf-8", "replace").decode(), encoding="utf-8")
-        path.chmod(0o600)
+        """Remove what was written more than `KEPT` ago.  Raises DatabaseError."""
+        before = self._clock.now() - KEPT
+        await self._database.write(
+            lambda connection: connection.execute(delete(kept_result).where(kept_result.c.at < before)), in_turn=False
+        )

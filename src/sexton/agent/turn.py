@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, cast, final
 
 import anyio
@@ -21,6 +20,7 @@ from sexton.agent.result_marks import UNTRUSTED
 from sexton.agent.sampling import Sampler
 from sexton.agent.toolbox import Toolbox, ToolSource
 from sexton.clock import Clock
+from sexton.database import Database
 from sexton.errors import UsageError
 from sexton.journal import JSON
 from sexton.local_models import LocalModels
@@ -115,7 +115,7 @@ class Agent:
         *,
         config: AgentConfig,
         approvals: Approvals,
-        data_dir: Path,
+        database: Database,
         clock: Clock,
         local_models: LocalModels | None = None,
         loads_at_once: bool = True,
@@ -127,7 +127,7 @@ class Agent:
         self._pool = pool
         self.config = config
         self.approvals = approvals
-        self.files = ResultFiles(data_dir / "results")
+        self.files = ResultFiles(database, clock=clock)
         self._clock = clock
         self._library = LateImport("sexton.agent.loop")
         self._local_models = local_models

@@ -124,7 +124,7 @@ async def running_parts(
         await stack.enter_async_context(running(deliveries.run))
         local_models = LocalModels(containment, data_dir=data_dir, clock=clock, journal=journal)
         await stack.enter_async_context(running(local_models.run))
-        agent = agent_of(settings, pool, local_models, database, journal=journal, clock=clock, data_dir=data_dir)
+        agent = agent_of(settings, pool, local_models, database, journal=journal, clock=clock)
 
         def cut_off() -> None:
             chats.cut_off()
@@ -276,7 +276,6 @@ def agent_of(
     *,
     journal: Journal,
     clock: Clock,
-    data_dir: Path,
 ) -> Agent:
     """What runs turns, for jobs and chats."""
 
@@ -288,7 +287,7 @@ def agent_of(
         pool,
         config=settings.agent,
         approvals=approvals,
-        data_dir=data_dir,
+        database=database,
         clock=clock,
         local_models=local_models,
         loads_at_once=False,

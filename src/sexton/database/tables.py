@@ -439,6 +439,17 @@ memory = Table(
     Column("at", Instant, nullable=False),
 )
 
+# Results of a holder's tools that were too long for a model at once, in parts of bounded size.
+kept_result = Table(
+    "kept_result",
+    metadata,
+    Column("holder", String(255), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("part", Integer, primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("at", Instant, nullable=False, index=True),
+)
+
 # One row: the minor release, such as 0.1, whose migrations ran last.
 schema_line = Table(
     "schema_line",
