@@ -59,6 +59,7 @@ def test_what_runs_goes_on_while_the_server_is_away(
     assert "gateway.starting" in kinds_on_all_nodes(client)
     assert "/src/sexton/" not in gateway.output()  # no traceback through our code
     assert PASSWORD not in gateway.output()
+    assert "error connecting" not in gateway.output()  # of the pool's attempts
     gateway.stop()
     assert durable.admin("SELECT kind FROM event ORDER BY id DESC LIMIT 1", database=name) == [("gateway.stopped",)]
 

@@ -246,8 +246,10 @@ class ProcrastinateEngine:
         wake: Callable[[], None],
         task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
-        # It tells each lost connection with a traceback; what fails is told by the scheduler's own transactions.
-        logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
+        # They tell each attempt to connect, the one with a traceback; what fails is told, once, by the scheduler's own
+        # transactions.
+        for library in ("procrastinate", "psycopg.pool"):
+            logging.getLogger(library).setLevel(logging.CRITICAL)
         task_status.started()
         while True:
             await self._open.wait()
