@@ -84,6 +84,60 @@ class FakeChannel:
         return [part.text for part in self.sent]
 
 
+@dataclass
+class ProgressChannel(FakeChannel):
+    """One whose messages can be changed: `notes` are those that stand, `told` all that was done, in order."""
+
+    knows_repeats_for: float = 0.0
+    notes: dict[str, str] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)
+    by_key: dict[str, str] = field(default_factory=dict)
+    failing: list[Exception] = field(default_factory=list)
+    """What the next things done to notes raise, one each; `after_it` are raised when they were done."""
+    after_it: list[Exception] = field(default_factory=list)
+    gate: anyio.Event | None = None
+    """What is done to notes waits for it, `held` counts that; `most` is how many were under way at a time."""
+    held: int = 0
+    most: int = 0
+
+    async def show_progress(self, part: Part) -> str:
+        await self._enter()
+        name = self.by_key.get(part.key) if self.knows_repeats_for else None
+        if name is None:
+            name = f"m{len(self.told) + 1}"
+            self.by_key[part.key] = name
+            self.notes[name] = part.text
+            self.told.append(f"{part.to} + {part.text}")
+        self._leave()
+        return name
+
+    async def change_progress(self, chat: str, message: str, text: str) -> None:
+        await self._enter()
+        assert message in self.notes
+        self.notes[message] = text
+        self.told.append(f"{chat} = {text}")
+        self._leave()
+
+    async def end_progress(self, chat: str, message: str, text: str) -> None:
+        await self._enter()
+        self.notes.pop(message, None)
+        self.told.append(f"{chat} - {text}")
+        self._leave()
+
+    async def _enter(self) -> None:
+        if self.failing:
+            raise self.failing.pop(0)
+        self.held += 1
+        self.most = max(self.most, self.held)
+        if self.gate is not None:
+            await self.gate.wait()
+
+    def _leave(self) -> None:
+        self.held -= 1
+        if self.after_it:
+            raise self.after_it.pop(0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ended:
     turn: str
@@ -249,6 +303,7 @@ async def chatting(
     rules: AccessRules = RULES,
     when_busy: WhenBusy = "queue",
     settings: Any = None,
+    progress: float | None = 20.0,
 ) -> AsyncIterator[ChatBench]:
     """One channel named `chat`, connected; leaving cancels all, as a crash would for what is in memory."""
     clock, chats, channel = clock or FakeClock(), chats or ScriptedChats(), channel or FakeChannel()
@@ -264,6 +319,7 @@ async def chatting(
             rules=rules,
             when_busy=when_busy,
             settings=settings,
+            progress=progress,
             names={"me": "room"},
         )
         channels.add(setup, channel)

@@ -175,6 +175,7 @@ class _Lifecycle:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(parts.chats.drain, self._settings.drain_timeout)
             drained = await parts.scheduler.drain(self._settings.drain_timeout)
+        await parts.channels.take_down()
         for run in drained.stuck:
             self._tell(
                 "gateway.run_stuck", what=f"Run {run.id} of job '{run.job}' has not ended; its processes will be."

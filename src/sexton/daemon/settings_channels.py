@@ -12,6 +12,7 @@ from sexton.agent import AgentConfig, Approval, Budget, ChatSettings, ToolRules
 from sexton.daemon.settings_file import (
     ApprovalLevel,
     Count,
+    DurationOrNever,
     Names,
     PositiveDuration,
     StrictTable,
@@ -40,6 +41,7 @@ class ChannelTable(StrictTable):
     home: Text | None = None
     names: dict[str, Text] = Field(default_factory=dict)
     give_up_after: PositiveDuration = 86_400.0
+    progress: DurationOrNever = 20.0
     model: Names | None = None
     instructions: Text | None = None
     servers: list[Text] | None = None
@@ -112,6 +114,7 @@ def _channel(
         home=table.home,
         names=names,
         give_up_after=table.give_up_after,
+        progress=table.progress,
     )
 
 

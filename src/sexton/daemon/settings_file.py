@@ -38,6 +38,10 @@ def _positive_duration(value: object) -> float:
     return seconds
 
 
+def _duration_or_never(value: object) -> float | None:
+    return None if value == "never" else _positive_duration(value)
+
+
 def _size(value: object) -> int:
     if not isinstance(value, str):
         # pydantic takes ValueError for an answer, TypeError for a defect.
@@ -49,6 +53,8 @@ def _size(value: object) -> int:
 
 Duration = Annotated[float, BeforeValidator(_duration)]
 PositiveDuration = Annotated[float, BeforeValidator(_positive_duration)]
+DurationOrNever = Annotated[float | None, BeforeValidator(_duration_or_never)]
+"""None is "never"."""
 Size = Annotated[int, BeforeValidator(_size)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Count = Annotated[int, Field(ge=1)]

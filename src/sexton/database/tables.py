@@ -261,6 +261,18 @@ channel_thread = Table(
     Column("generation", Integer, nullable=False),
 )
 
+# Messages that say how far a turn is, until they are taken away; `message` is the platform's name for it.
+progress_note = Table(
+    "progress_note",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("channel", String(64), nullable=False),
+    Column("chat", String(255), nullable=False),
+    Column("context", JSON, nullable=False),
+    Column("message", String(255)),
+    Column("created_at", Instant, nullable=False),
+)
+
 # Codes that let in the first who sends them.
 pairing_code = Table(
     "pairing_code",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from sexton.errors import SextonError
 from sexton.gateway.channels.files import IncomingFile
@@ -92,4 +92,33 @@ class Channel(Protocol):
 
     async def aclose(self) -> None:
         """Nothing is sent any more."""
+        ...
+
+
+@runtime_checkable
+class ShowsProgress(Protocol):
+    """A channel whose messages can be changed, and which so can show how far a long turn is.
+
+    A `Channel` fulfils it or not.  Each method raises `SendDelayed` and
+    `SendFailed`, as `send` does.
+    """
+
+    @property
+    def knows_repeats_for(self) -> float:
+        """Seconds for which `show_progress` with the same key gives the same message; 0 where nobody knows repeats."""
+        ...
+
+    async def show_progress(self, part: Part) -> str:
+        """Say it, without a sound where the platform can; what the platform calls the message."""
+        ...
+
+    async def change_progress(self, chat: str, message: str, text: str) -> None:
+        """Let the message say that instead."""
+        ...
+
+    async def end_progress(self, chat: str, message: str, text: str) -> None:
+        """Take the message away; where that cannot be or leaves a mark, let it say `text`.
+
+        A message that is gone is no failure.
+        """
         ...

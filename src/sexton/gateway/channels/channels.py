@@ -23,6 +23,7 @@ from sexton.gateway.channels.chats import Chats, SayAs
 from sexton.gateway.channels.desk import Desk
 from sexton.gateway.channels.inbox import Inbox, Person
 from sexton.gateway.channels.kind import find_kind
+from sexton.gateway.channels.progress import Progress
 from sexton.gateway.channels.setup import ChannelSetup
 from sexton.gateway.deliveries import Deliveries
 from sexton.journal import JSON, Journal
@@ -93,7 +94,8 @@ class Channels:
         self._journal = journal
         self._kept: dict[str, _Kept] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._desk = Desk(inbox, chats, deliveries, say_as=say_as, channels=self._find, clock=clock)
+        self._progress = Progress(inbox.progress, deliveries, channels=self._find, clock=clock)
+        self._desk = Desk(inbox, chats, deliveries, self._progress, say_as=say_as, channels=self._find, clock=clock)
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Keep what is configured connected, until cancelled."""
@@ -108,6 +110,10 @@ class Channels:
 
     async def _run_desk(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         await self._desk.run(task_status=task_status)
+
+    async def take_down(self) -> None:
+        """Take away what is only shown of turns, since the gateway stops; `run` is still running."""
+        await self._progress.take_down()
 
     async def configure(self, setups: Mapping[str, ChannelSetup]) -> None:
         """Make these the channels; what did not change stays connected.  Raises UsageError if one cannot be made."""
@@ -253,6 +259,7 @@ class Channels:
     async def _hurry(self, name: str) -> None:
         try:
             await self._deliveries.hurry(name)
+            await self._progress.settle(name)
         except DatabaseError as error:  # They go out when their pause is over.
             LOG.warning("what waits for %s was not hurried: %s", name, error.what)
 

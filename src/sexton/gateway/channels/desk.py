@@ -24,6 +24,7 @@ from sexton.gateway.channels.chats import Chats, EventStream, Said, SayAs, Turn,
 from sexton.gateway.channels.commands import Command, command_in, help_text, question_text
 from sexton.gateway.channels.files import picture_name, sort_files
 from sexton.gateway.channels.inbox import Inbox, Letter
+from sexton.gateway.channels.progress import Progress, Watch
 from sexton.gateway.channels.setup import ChannelSetup
 from sexton.gateway.deliveries import Attachment, Deliveries, Message
 
@@ -54,6 +55,7 @@ class Desk:
         inbox: Inbox,
         chats: Chats,
         deliveries: Deliveries,
+        progress: Progress,
         *,
         say_as: SayAs,
         channels: Callable[[str], tuple[Channel, ChannelSetup] | None],
@@ -62,6 +64,7 @@ class Desk:
         self._inbox = inbox
         self._chats = chats
         self._deliveries = deliveries
+        self._progress = progress
         self._say_as = say_as
         self._channels = channels
         self._clock = clock
@@ -71,6 +74,7 @@ class Desk:
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Answer until cancelled, beginning with what the last gateway left."""
         async with anyio.create_task_group() as self._tasks:
+            await self._tasks.start(_run, self._progress)
             self.put(await self._inbox.waiting())
             task_status.started()
             await anyio.sleep_forever()
@@ -158,24 +162,27 @@ class Desk:
 
     async def _see_through(self, key: str, talk: _Talk, conversation_id: str, letter: Letter, turn: Turn) -> None:
         """Wait for the end of a turn while showing that it is under way, and answer."""
+        watch = self._progress.watch(letter, turn.id)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._keep_showing, letter)
-                tasks.start_soon(self._follow, talk, conversation_id, letter)
-                text, pictures, key_of_answer = await self._end_of(turn)
+                tasks.start_soon(self._follow, talk, conversation_id, letter, watch)
+                text, pictures, key_of_answer = await self._end_of(turn, watch)
                 tasks.cancel_scope.cancel()
             await self._answer(letter, text, files=pictures, key=key_of_answer)
         except Exception:  # The outermost edge of a turn's answer: the next start takes it up again.
             LOG.exception("message %s of %s could not be answered", letter.id, key)
         finally:
+            watch.close()
             talk.turns -= 1
             self._forget_if_done(key, talk)
 
-    async def _end_of(self, turn: Turn) -> tuple[str | None, tuple[Attachment, ...], str]:
+    async def _end_of(self, turn: Turn, watch: Watch) -> tuple[str | None, tuple[Attachment, ...], str]:
         """What is said at the end of a turn, with which pictures, and under which key."""
         while True:
             try:
                 ended = await turn.wait()
+                watch.end()
                 made = await self._chats.pictures(ended.turn)
             except DatabaseError as error:
                 await self._wait_for_database(error)
@@ -221,12 +228,13 @@ class Desk:
                 with anyio.move_on_after(2, shield=True):
                     await found[0].show_working(letter.chat, working=False)
 
-    async def _follow(self, talk: _Talk, conversation_id: str, letter: Letter) -> None:
+    async def _follow(self, talk: _Talk, conversation_id: str, letter: Letter, watch: Watch) -> None:
         """Pass on what the turn asks."""
         stream: EventStream = self._chats.events(conversation_id)
         try:
             async for event in stream:
                 document: Mapping[str, Any] = event.as_json()
+                watch.hear(document)
                 if document["type"] == "approval_asked" and document["approval"] not in talk.asked:
                     talk.asked.append(document["approval"])
                     said = Message(text=question_text(document), facts={**letter.context, "reply": True})
@@ -264,6 +272,10 @@ class Desk:
     def _forget_if_done(self, key: str, talk: _Talk) -> None:
         if not (talk.works or talk.letters or talk.turns) and self._talks.get(key) is talk:
             del self._talks[key]
+
+
+async def _run(progress: Progress, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    await progress.run(task_status=task_status)
 
 
 _UNREADABLE = "I cannot read this:"

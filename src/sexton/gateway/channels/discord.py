@@ -12,7 +12,8 @@ import asyncio
 import hashlib
 import io
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, final
 
@@ -76,6 +77,8 @@ class DiscordChannel:
 
     limits = TextLimits(most=2_000, messages=6, attaches=True, measure=utf16_length)
     give_up_after = 86_400.0
+    # "In the past few minutes", as Discord says of enforce_nonce.
+    knows_repeats_for = 120.0
 
     def __init__(self, options: DiscordOptions, *, clock: Clock) -> None:
         self._options = options
@@ -151,11 +154,20 @@ class DiscordChannel:
         return "the id of a channel, or @ and the id of a person, is needed"
 
     async def send(self, part: Part) -> str | None:
+        assert part.to is not None
+        with self._refusals():
+            return await self._send(await _place(self._connected(), part.to), part)
+
+    def _connected(self) -> _Client:
         if self._client is None:
             raise SendDelayed("Discord is not connected.")
-        assert part.to is not None
+        return self._client
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """What Discord answers, as the outbox needs it."""
         try:
-            return await self._send(await _place(self._client, part.to), part)
+            yield
         except discord.RateLimited as error:
             raise SendDelayed("Discord wants us to wait.", after=error.retry_after) from error
         except discord.HTTPException as error:
@@ -165,8 +177,7 @@ class DiscordChannel:
         except _NETWORK as error:
             raise SendDelayed(f"Discord could not be reached: {_words(error)}.") from error
 
-    async def _send(self, place: discord.abc.Messageable, part: Part) -> str:
-        more: dict[str, Any] = {}
+    async def _send(self, place: discord.abc.Messageable, part: Part, **more: Any) -> str:
         if part.attachments:
             more["files"] = [discord.File(io.BytesIO(one.content), filename=one.name) for one in part.attachments]
         answered = part.facts.get("reply_to")
@@ -189,6 +200,23 @@ class DiscordChannel:
         if error.status in _FOR_GOOD:
             return SendFailed(f"Discord refused it: {_words(error)}.")
         return SendDelayed(f"Discord failed: {_words(error)}.")
+
+    async def show_progress(self, part: Part) -> str:
+        assert part.to is not None
+        with self._refusals():
+            return await self._send(await _place(self._connected(), part.to), part, silent=True)
+
+    async def change_progress(self, chat: str, message: str, text: str) -> None:
+        with self._refusals():
+            await self._shown(chat, message).edit(content=text)
+
+    async def end_progress(self, chat: str, message: str, text: str) -> None:  # noqa: ARG002 - nobody reads it
+        """What a bot said it can always delete, and nothing is seen of it then."""
+        with self._refusals(), suppress(discord.NotFound):
+            await self._shown(chat, message).delete()
+
+    def _shown(self, chat: str, message: str) -> discord.PartialMessage:
+        return self._connected().get_partial_messageable(int(chat)).get_partial_message(int(message))
 
     async def show_working(self, chat: str, *, working: bool) -> None:
         """It ends by itself, after 10 s or with the answer."""

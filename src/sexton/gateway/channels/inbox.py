@@ -34,6 +34,7 @@ from sexton.gateway.channels.access import (
 )
 from sexton.gateway.channels.channel import Incoming
 from sexton.gateway.channels.files import IncomingFile
+from sexton.gateway.channels.progress_notes import ProgressNotes, prune_notes
 from sexton.gateway.deliveries import Message, queue_message
 from sexton.journal import JSON
 
@@ -101,6 +102,8 @@ class Inbox:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.progress = ProgressNotes(database)
+        """What is shown of the turns of its messages."""
 
     async def cursor(self, channel: str) -> str | None:
         return await self._database.read(partial(_read_cursor, channel=channel))
@@ -138,7 +141,7 @@ class Inbox:
         return await self._database.read(_counts)
 
     async def prune(self, *, before: datetime) -> None:
-        """Forget messages that were answered before that time, and codes that are over."""
+        """Forget messages that were answered before that time, codes that are over, and what was shown then."""
         await self._database.write(partial(_prune, before=before))
 
     # People
@@ -385,6 +388,7 @@ def _counts(connection: Connection) -> Mapping[str, int]:
 def _prune(connection: Connection, *, before: datetime) -> None:
     connection.execute(delete(_inbox).where(_inbox.c.state == str(InboxState.ANSWERED), _inbox.c.ended_at < before))
     connection.execute(delete(_code).where(_code.c.created_at < before))
+    prune_notes(connection, before=before)
 
 
 def _people(connection: Connection, *, channel: str | None) -> tuple[Person, ...]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, final
 
@@ -58,6 +58,8 @@ class MatrixChannel:
     # An event may have 65,536 bytes (specification, 4.1), of JSON.
     limits = TextLimits(most=20_000, messages=3, attaches=True, measure=_bytes)
     give_up_after = 86_400.0
+    # Synapse remembers transactions for a day.
+    knows_repeats_for = 43_200.0
 
     def __init__(self, options: MatrixOptions, *, clock: Clock) -> None:
         self._options = options
@@ -193,18 +195,20 @@ class MatrixChannel:
         return "a room (!id or #name:server) or a person (@name:server) is needed"
 
     async def send(self, part: Part) -> str | None:
-        if self._client is None:
-            raise SendDelayed("The homeserver is not connected.")
+        client = self._connected()
         assert part.to is not None
-        try:
-            room_id = await self._room_of(self._client, part.to)
+        with _unreachable():
+            room_id = await self._room_of(client, part.to)
             for number, file in enumerate(part.attachments, 1):
-                name = await self._send_file(self._client, room_id, part, file, number)
+                name = await self._send_file(client, room_id, part, file, number)
                 if not part.text and number == len(part.attachments):
                     return name
-            return await self._put(self._client, room_id, _text_content(part), key=part.key)
-        except _NETWORK as error:
-            raise SendDelayed(f"The homeserver could not be reached: {str(error) or type(error).__name__}.") from error
+            return await self._put(client, room_id, _text_content(part), key=part.key)
+
+    def _connected(self) -> nio.AsyncClient:
+        if self._client is None:
+            raise SendDelayed("The homeserver is not connected.")
+        return self._client
 
     async def _put(self, client: nio.AsyncClient, room_id: str, content: dict[str, Any], *, key: str) -> str:
         transaction = hashlib.sha256(key.encode()).hexdigest()[:32]
@@ -237,6 +241,23 @@ class MatrixChannel:
         made = await client.room_create(is_direct=True, invite=[to], preset=nio.RoomPreset.trusted_private_chat)
         return str(_sent(made).room_id)
 
+    async def show_progress(self, part: Part) -> str:
+        assert part.to is not None
+        with _unreachable():
+            return await self._put(self._connected(), part.to, _text_content(part), key=part.key)
+
+    async def change_progress(self, chat: str, message: str, text: str) -> None:
+        # The first body is for clients that know no changes (specification, 11.36.2).
+        body = {"msgtype": "m.notice", "body": text}
+        relation = {"rel_type": "m.replace", "event_id": message}
+        content = {**body, "body": f"* {text}", "m.new_content": body, "m.relates_to": relation}
+        with _unreachable():
+            _sent(await self._connected().room_send(chat, "m.room.message", content))
+
+    async def end_progress(self, chat: str, message: str, text: str) -> None:
+        """What is redacted stays as "Message deleted" in many clients, which says less."""
+        await self.change_progress(chat, message, text)
+
     async def show_working(self, chat: str, *, working: bool) -> None:
         if self._client is not None:
             with suppress(*_NETWORK):
@@ -244,6 +265,14 @@ class MatrixChannel:
 
     async def aclose(self) -> None:
         """The connection ends with `run`."""
+
+
+@contextmanager
+def _unreachable() -> Iterator[None]:
+    try:
+        yield
+    except _NETWORK as error:
+        raise SendDelayed(f"The homeserver could not be reached: {str(error) or type(error).__name__}.") from error
 
 
 def _caption(content: Mapping[str, Any]) -> str:

@@ -15,7 +15,8 @@ from sexton.gateway.channels.kind import ChannelOptions
 class ChannelSetup:
     """`names` are short names for chats, `home` the chat that is meant where none is named.
 
-    `settings` is what a chat there may do, as the agent has it.
+    `settings` is what a chat there may do, as the agent has it.  `progress`
+    are the seconds of work after which it is shown how far a turn is; None: never.
     """
 
     name: str
@@ -27,6 +28,7 @@ class ChannelSetup:
     home: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     give_up_after: float = 86_400.0
+    progress: float | None = 20.0
 
     def chat_of(self, to: str | None) -> str | None:
         """The platform's own name of a recipient; None if none is named and there is no `home`."""

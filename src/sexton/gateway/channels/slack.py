@@ -10,7 +10,8 @@ away is read from the history of the chats in which people talked to us.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, final
 
@@ -36,9 +37,13 @@ _SAID = frozenset({None, "file_share", "thread_broadcast"})
 _FOR_GOOD = frozenset(
     {
         "cannot_dm_bot",
+        "cant_delete_message",
+        "cant_update_message",
         "channel_is_archived",
         "channel_not_found",
+        "edit_window_closed",
         "is_archived",
+        "message_not_found",
         "messages_tab_disabled",
         "msg_too_long",
         "no_text",
@@ -74,6 +79,7 @@ class SlackChannel:
     # Slack advises at most 4,000 characters, and cuts at 40,000.
     limits = TextLimits(most=4_000, messages=5, attaches=True, measure=length)
     give_up_after = 86_400.0
+    knows_repeats_for = 0.0
 
     def __init__(self, options: SlackOptions, *, clock: Clock) -> None:
         self._options = options
@@ -132,8 +138,14 @@ class SlackChannel:
 
     async def send(self, part: Part) -> str | None:
         assert part.to is not None
-        try:
+        with self._refusals():
             return await self._send(self._web(), part.to, part)
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """What Slack answers, as the outbox needs it."""
+        try:
+            yield
         except SlackApiError as error:
             raise _refusal(error, clock=self._clock) from error
         except _NETWORK as error:
@@ -162,6 +174,26 @@ class SlackChannel:
             return to
         opened = await web.conversations_open(users=to)
         return str(opened["channel"]["id"])
+
+    async def show_progress(self, part: Part) -> str:
+        assert part.to is not None
+        with self._refusals():
+            return await self._send(self._web(), part.to, part)
+
+    async def change_progress(self, chat: str, message: str, text: str) -> None:
+        with self._refusals():
+            await self._web().chat_update(channel=chat, ts=message, text=escaped(text))
+
+    async def end_progress(self, chat: str, message: str, text: str) -> None:
+        """A workspace can forbid that messages are deleted; then it is changed."""
+        with self._refusals():
+            try:
+                await self._web().chat_delete(channel=chat, ts=message)
+            except SlackApiError as error:
+                if _code(error) == "cant_delete_message":
+                    await self._web().chat_update(channel=chat, ts=message, text=escaped(text))
+                elif _code(error) != "message_not_found":
+                    raise
 
     async def show_working(self, chat: str, *, working: bool) -> None:
         """Slack has no such thing for apps in any chat."""

@@ -9,7 +9,8 @@ its answer and our note of it shows a message twice.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import final
 
 from pydantic import Field
@@ -53,6 +54,7 @@ class TelegramChannel:
 
     limits = TextLimits(most=MessageLimit.MAX_TEXT_LENGTH, messages=5, attaches=True, measure=utf16_length)
     give_up_after = 86_400.0
+    knows_repeats_for = 0.0
 
     def __init__(self, options: TelegramOptions, *, clock: Clock) -> None:
         self._options = options
@@ -129,25 +131,16 @@ class TelegramChannel:
         return "the number of a chat, or @name of a channel, is needed"
 
     async def send(self, part: Part) -> str | None:
+        assert part.to is not None
+        with _refusals():
+            return await self._send(self._connected(), part.to, part)
+
+    def _connected(self) -> Bot:
         if self._bot is None:
             raise SendDelayed("Telegram is not connected.")
-        assert part.to is not None
-        try:
-            return await self._send(self._bot, part.to, part)
-        except RetryAfter as error:
-            seconds = error.retry_after
-            after = seconds if isinstance(seconds, int) else seconds.total_seconds()
-            raise SendDelayed("Telegram wants us to wait.", after=float(after)) from error
-        except (Forbidden, ChatMigrated) as error:
-            raise SendFailed(f"Telegram refused it: {_words(error)}.") from error
-        except BadRequest as error:
-            raise SendFailed(f"Telegram refused it: {_words(error)}.") from error
-        except NetworkError as error:
-            raise SendDelayed(f"Telegram could not be reached: {_words(error)}.") from error
-        except TelegramError as error:
-            raise SendDelayed(f"Telegram failed: {_words(error)}.") from error
+        return self._bot
 
-    async def _send(self, bot: Bot, to: str, part: Part) -> str:
+    async def _send(self, bot: Bot, to: str, part: Part, *, quiet: bool = False) -> str:
         topic, answered = part.facts.get("topic"), part.facts.get("reply_to")
         thread = topic if isinstance(topic, int) else None
         reply = (
@@ -166,8 +159,28 @@ class TelegramChannel:
             message_thread_id=thread,
             reply_parameters=reply,
             link_preview_options=LinkPreviewOptions(is_disabled=True),
+            disable_notification=quiet,
         )
         return str(sent.message_id)
+
+    async def show_progress(self, part: Part) -> str:
+        assert part.to is not None
+        with _refusals():
+            return await self._send(self._connected(), part.to, part, quiet=True)
+
+    async def change_progress(self, chat: str, message: str, text: str) -> None:
+        with _refusals():
+            await _change(self._connected(), chat, message, text)
+
+    async def end_progress(self, chat: str, message: str, text: str) -> None:
+        """After two days Telegram lets no message be deleted, but changed."""
+        bot = self._connected()
+        with _refusals():
+            try:
+                await bot.delete_message(chat_id=chat, message_id=int(message))
+            except BadRequest as error:
+                if "not found" not in str(error).casefold():
+                    await _change(bot, chat, message, text)
 
     async def show_working(self, chat: str, *, working: bool) -> None:
         """It ends by itself, after 5 s or with the answer."""
@@ -177,6 +190,31 @@ class TelegramChannel:
 
     async def aclose(self) -> None:
         """The connection ends with `run`."""
+
+
+async def _change(bot: Bot, chat: str, message: str, text: str) -> None:
+    try:
+        await bot.edit_message_text(text, chat_id=chat, message_id=int(message))
+    except BadRequest as error:
+        if "not modified" not in str(error).casefold():
+            raise
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What Telegram answers, as the outbox needs it."""
+    try:
+        yield
+    except RetryAfter as error:
+        seconds = error.retry_after
+        after = seconds if isinstance(seconds, int) else seconds.total_seconds()
+        raise SendDelayed("Telegram wants us to wait.", after=float(after)) from error
+    except (Forbidden, ChatMigrated, BadRequest) as error:
+        raise SendFailed(f"Telegram refused it: {_words(error)}.") from error
+    except NetworkError as error:
+        raise SendDelayed(f"Telegram could not be reached: {_words(error)}.") from error
+    except TelegramError as error:
+        raise SendDelayed(f"Telegram failed: {_words(error)}.") from error
 
 
 async def _files(bot: Bot, message: Message) -> tuple[IncomingFile, ...]:
