@@ -41,6 +41,8 @@ class DiscordPeer:
     sent: list[dict[str, Any]] = field(default_factory=list)
     files: list[tuple[str, bytes]] = field(default_factory=list)
     typing: list[str] = field(default_factory=list)
+    standing: dict[str, str] = field(default_factory=dict)
+    """What the bot said as it stands now, by the id of the message."""
     history: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     by_nonce: dict[str, dict[str, Any]] = field(default_factory=dict)
     refusals: list[web.Response] = field(default_factory=list)
@@ -147,6 +149,7 @@ class DiscordPeer:
         made = known or self._message(str(said.get("content")), BOT, chat)
         if known is None:
             self.sent.append({**said, "channel": chat, "id": made["id"]})
+            self.standing[made["id"]] = made["content"]
             self.files += files
             self.by_nonce[str(said.get("nonce"))] = made
         if self.loses_answers:
@@ -154,6 +157,20 @@ class DiscordPeer:
             assert request.transport is not None
             request.transport.abort()
         return reply(made)
+
+    async def change(self, request: web.Request) -> web.Response:
+        if self.refusals:
+            return self.refusals.pop(0)
+        message = request.match_info["message"]
+        if message not in self.standing:
+            return unknown(10008, "Unknown Message")
+        self.standing[message] = str((await request.json())["content"])
+        return reply({**self._message(self.standing[message], BOT, request.match_info["channel"]), "id": message})
+
+    async def remove(self, request: web.Request) -> web.Response:
+        if self.standing.pop(request.match_info["message"], None) is None:
+            return unknown(10008, "Unknown Message")
+        return web.Response(status=204)
 
     def share(self, name: str, kind: str, content: bytes) -> dict[str, Any]:
         """The file as a message names it."""
@@ -239,6 +256,8 @@ async def discord_peer() -> AsyncIterator[DiscordPeer]:
     app.router.add_get("/api/channels/{channel}", peer.channel)
     app.router.add_get("/api/channels/{channel}/messages", peer.messages)
     app.router.add_post("/api/channels/{channel}/messages", peer.send)
+    app.router.add_patch("/api/channels/{channel}/messages/{message}", peer.change)
+    app.router.add_delete("/api/channels/{channel}/messages/{message}", peer.remove)
     app.router.add_post("/api/channels/{channel}/typing", peer.type)
     app.router.add_get("/cdn/{name}", peer.download)
     app.router.add_get("/gateway", peer.gateway)

@@ -25,6 +25,10 @@ class SlackPeer:
     url: str = ""
     sent: list[dict[str, Any]] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
+    standing: dict[str, str] = field(default_factory=dict)
+    """What the app said as it stands now, by the time of the message."""
+    keeps: bool = False
+    """Apps may not delete messages."""
     history: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     refusals: list[tuple[int, str, dict[str, str]]] = field(default_factory=list)
     """What the next messages get, one each: status, error, headers."""
@@ -108,7 +112,25 @@ class SlackPeer:
         if len(said["text"]) > 40_000:
             return _error("msg_too_long")
         self.sent.append(said)
-        return {"ts": f"1795000001.{self._new():06}", "channel": said["channel"]}
+        ts = f"1795000001.{self._new():06}"
+        self.standing[ts] = said["text"]
+        return {"ts": ts, "channel": said["channel"]}
+
+    def _chat_update(self, said: dict[str, Any]) -> dict[str, Any] | web.Response:
+        if self.refusals:
+            status, error, headers = self.refusals.pop(0)
+            return web.json_response({"ok": False, "error": error}, status=status, headers=headers)
+        if said["ts"] not in self.standing:
+            return _error("message_not_found")
+        self.standing[said["ts"]] = said["text"]
+        return {"ts": said["ts"], "channel": said["channel"], "text": said["text"]}
+
+    def _chat_delete(self, said: dict[str, Any]) -> dict[str, Any] | web.Response:
+        if self.keeps:
+            return _error("cant_delete_message")
+        if self.standing.pop(said["ts"], None) is None:
+            return _error("message_not_found")
+        return {"ts": said["ts"], "channel": said["channel"]}
 
     def _files_getuploadurlexternal(self, said: dict[str, Any]) -> dict[str, Any]:
         file = f"F{self._new()}"

@@ -35,6 +35,10 @@ class TelegramPeer:
     url: str = ""
     sent: list[dict[str, Any]] = field(default_factory=list)
     actions: list[dict[str, Any]] = field(default_factory=list)
+    standing: dict[int, str] = field(default_factory=dict)
+    """What the bot said as it stands now, by the id of the message."""
+    keeps: bool = False
+    """Messages cannot be deleted any more."""
     files: list[tuple[str, bytes]] = field(default_factory=list)
     refusals: list[Refused] = field(default_factory=list)
     """What the next messages get, one each."""
@@ -78,6 +82,8 @@ class TelegramPeer:
             "getMe": lambda: BOT,
             "getUpdates": lambda: self._updates(said),
             "sendMessage": lambda: self._message(said),
+            "editMessageText": lambda: self._edit(said),
+            "deleteMessage": lambda: self._delete(said),
             "sendDocument": lambda: self._document(said, files),
             "sendPhoto": lambda: self._photo(said, files),
             "getFile": lambda: self._file(said),
@@ -119,7 +125,29 @@ class TelegramPeer:
         if len(text.encode("utf-16-le")) // 2 > 4096:
             raise Refused(400, "Bad Request: message is too long")
         self.sent.append(dict(said))
-        return self._sent(said) | {"text": text}
+        made = self._sent(said) | {"text": text}
+        self.standing[made["message_id"]] = text
+        return made
+
+    def _edit(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        message = int(said["message_id"])
+        if message not in self.standing:
+            raise Refused(400, "Bad Request: message to edit not found")
+        if self.standing[message] == said["text"]:
+            raise Refused(400, "Bad Request: message is not modified: specified new message content is the same")
+        self.standing[message] = str(said["text"])
+        return self._sent(said) | {"message_id": message, "text": said["text"]}
+
+    def _delete(self, said: Mapping[str, Any]) -> bool:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        if self.keeps:
+            raise Refused(400, "Bad Request: message can't be deleted for everyone")
+        if self.standing.pop(int(said["message_id"]), None) is None:
+            raise Refused(400, "Bad Request: message to delete not found")
+        return True
 
     def _document(self, said: Mapping[str, Any], files: Mapping[str, tuple[str, bytes]]) -> dict[str, Any]:
         self._check_chat(said)

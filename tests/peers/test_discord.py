@@ -12,7 +12,8 @@ from discord.gateway import DiscordWebSocket
 
 from chatting import PNG, ScriptedChats
 from discord_peer import ADA, BOT, DIRECT, EVE, ROOM, TOKEN, DiscordPeer, discord_peer, flood
-from peers.channel_runs import running_channel
+from fake_clock import FakeClock
+from peers.channel_runs import pass_time, running_channel, show_progress
 from sexton.agent import Attachment
 from sexton.gateway.channels.discord import DiscordOptions
 
@@ -39,6 +40,24 @@ async def test_a_message_is_answered_while_typing_is_shown(tmp_path: Path, peer:
         (status,) = await bench.channels.statuses()
         assert status.account is not None
         assert status.account.startswith("sexton")
+
+
+async def test_a_long_turn_is_shown_in_one_message_that_is_changed_and_goes(tmp_path: Path, peer: DiscordPeer) -> None:
+    chats, clock = ScriptedChats(echo=False), FakeClock()
+    async with running_channel(tmp_path, "discord", OPTIONS, allow=("7",), chats=chats, clock=clock) as bench:
+        await peer.write("hello")
+        peer.loses_answers = 1  # It is sent again, and is still one.
+        await show_progress(
+            bench,
+            clock,
+            f"discord:{DIRECT}",
+            lambda: any("Working: " in text for text in peer.standing.values()),
+            lambda: any("now `notes.search`" in text for text in peer.standing.values()),
+        )
+        assert len(peer.sent) == 1
+        assert peer.sent[0]["flags"] & 1 << 12  # without a sound
+        chats.turns[0].end("done")
+        await pass_time(bench, clock, lambda: list(peer.standing.values()) == ["done"])
 
 
 async def test_a_connection_that_broke_is_resumed_and_a_repeat_is_one_turn(tmp_path: Path, peer: DiscordPeer) -> None:

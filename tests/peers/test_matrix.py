@@ -14,7 +14,8 @@ import httpx2
 import pytest
 
 from chatting import PNG, ScriptedChats
-from peers.channel_runs import SECONDS, running_channel
+from fake_clock import FakeClock
+from peers.channel_runs import SECONDS, pass_time, running_channel, show_progress
 from peers.real_server import accepts, free_port, real_server
 from sexton.agent import Attachment
 from sexton.gateway.channels.matrix import MatrixOptions
@@ -165,6 +166,31 @@ async def test_a_message_is_answered(tmp_path: Path, ada: Member, options: Matri
         assert threaded == {"rel_type": "m.thread", "event_id": answer["event_id"]}
         assert root
         assert len(set(bench.chats.places.values())) == 2
+
+
+async def test_a_long_turn_is_shown_in_one_message_that_is_changed(
+    tmp_path: Path, ada: Member, options: MatrixOptions
+) -> None:
+    chats, clock = ScriptedChats(echo=False), FakeClock()
+    async with running_channel(tmp_path, "matrix", options, allow=(ada.id,), chats=chats, clock=clock) as bench:
+        room = await ada.room(options.user)
+        await ada.wait_member(room, options.user)
+        await ada.say(room, "hello")
+
+        async def says(text: str) -> bool:
+            await ada.listen()
+            return any(text in one for one in ada.texts(room))
+
+        await show_progress(bench, clock, f"matrix:{room}", lambda: says("Working: "), lambda: says("`notes.search`"))
+        chats.turns[0].end("done")
+        await pass_time(bench, clock, lambda: says("Worked for "))
+        first, *changes = [event for event in ada.heard[room] if event["content"]["body"] != "done"]
+        assert first["content"]["msgtype"] == "m.notice"
+        relation = {"rel_type": "m.replace", "event_id": first["event_id"]}
+        assert [event["content"]["m.relates_to"] for event in changes] == [relation] * len(changes)
+        shown = (await ada.ask("GET", f"rooms/{room}/event/{first['event_id']}"))["unsigned"]["m.relations"]
+        assert shown["m.replace"]["content"]["m.new_content"]["body"].startswith("Worked for ")
+        assert await bench.inbox.progress.left("matrix") == ()
 
 
 async def test_what_was_said_while_we_were_down_is_answered_and_nothing_twice(

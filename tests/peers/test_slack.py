@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 
 from chatting import PNG, ScriptedChats
-from peers.channel_runs import running_channel
+from fake_clock import FakeClock
+from peers.channel_runs import pass_time, running_channel, show_progress
 from sexton.agent import Attachment
+from sexton.clock import SystemClock
+from sexton.gateway.channels import ShowsProgress, find_kind
 from sexton.gateway.channels.bookmarks import MOST, Bookmarks
 from sexton.gateway.channels.slack import SlackOptions
 from sexton.gateway.channels.slack_text import escaped, plain
+from sexton.gateway.deliveries import Part, SendFailed
 from slack_peer import ADA, APP_TOKEN, BOT, BOT_TOKEN, DIRECT, ROOM, SlackPeer, slack_peer
 
 pytestmark = pytest.mark.anyio
@@ -40,6 +44,42 @@ async def test_a_message_is_answered_and_its_envelope_acknowledged(
         assert peer.sent[0]["channel"] == DIRECT
         (status,) = await bench.channels.statuses()
         assert status.account == "@sexton in Ours"
+
+
+async def test_a_long_turn_is_shown_in_its_thread_in_one_message_that_is_changed_and_goes(
+    tmp_path: Path, peer: SlackPeer, options: SlackOptions
+) -> None:
+    chats, clock = ScriptedChats(echo=False), FakeClock()
+    async with running_channel(tmp_path, "slack", options, allow=(ADA,), chats=chats, clock=clock) as bench:
+        asked = await peer.write(f"<@{BOT}> hello", chat=ROOM)
+        peer.refusals = [(429, "ratelimited", {"Retry-After": "1"})]
+        await show_progress(
+            bench,
+            clock,
+            f"slack:{ROOM}/{asked['ts']}",
+            lambda: any("Working: " in text for text in peer.standing.values()),
+            lambda: any("now `notes.search`" in text for text in peer.standing.values()),
+        )
+        assert [one["thread_ts"] for one in peer.sent] == [asked["ts"]]
+        chats.turns[0].end("done")
+        await pass_time(bench, clock, lambda: list(peer.standing.values()) == ["done"])
+
+
+async def test_a_message_that_may_not_be_deleted_is_changed(
+    tmp_path: Path, peer: SlackPeer, options: SlackOptions
+) -> None:
+    channel = find_kind("slack").make("slack", options, SystemClock())
+    assert isinstance(channel, ShowsProgress)
+    shown = await channel.show_progress(Part(key="k", to=DIRECT, text="Working: 20 s"))
+    peer.keeps = True
+    await channel.end_progress(DIRECT, shown, "Worked for 20 s.")
+    assert list(peer.standing.values()) == ["Worked for 20 s."]
+    peer.keeps = False
+    await channel.end_progress(DIRECT, shown, "again")
+    await channel.end_progress(DIRECT, shown, "gone already")
+    assert peer.standing == {}
+    with pytest.raises(SendFailed, match="message_not_found"):
+        await channel.change_progress(DIRECT, shown, "Working: 40 s")
 
 
 async def test_the_same_message_by_several_envelopes_and_sockets_is_one_turn(

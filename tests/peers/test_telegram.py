@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 
 from chatting import PNG, ScriptedChats
-from peers.channel_runs import running_channel
+from fake_clock import FakeClock
+from peers.channel_runs import pass_time, running_channel, show_progress
 from sexton.agent import Attachment
+from sexton.clock import SystemClock
+from sexton.gateway.channels import ShowsProgress, find_kind
 from sexton.gateway.channels.telegram import TelegramOptions
+from sexton.gateway.deliveries import Part, SendFailed
 from telegram_peer import TOKEN, Refused, TelegramPeer, telegram_peer
 
 pytestmark = pytest.mark.anyio
@@ -40,6 +44,46 @@ async def test_a_message_is_answered_while_typing_is_shown(
         await bench.wait(lambda: peer.texts == ["hi there"])
         (status,) = await bench.channels.statuses()
         assert status.account == "@sexton_bot"
+
+
+async def test_a_long_turn_is_shown_in_one_message_that_is_changed_and_goes(
+    tmp_path: Path, peer: TelegramPeer, options: TelegramOptions
+) -> None:
+    chats, clock = ScriptedChats(echo=False), FakeClock()
+    async with running_channel(tmp_path, "telegram", options, allow=("7",), chats=chats, clock=clock) as bench:
+        peer.write("hello")
+        await show_progress(
+            bench,
+            clock,
+            "telegram:7",
+            lambda: any("Working: " in text for text in peer.standing.values()),
+            lambda: any("now `notes.search`" in text for text in peer.standing.values()),
+        )
+        assert len(peer.sent) == 1
+        assert peer.sent[0]["disable_notification"] == "true"
+        peer.refusals = [Refused(429, "Too Many Requests: retry after 1", retry_after=1)]
+        chats.turns[0].end("done")
+        await pass_time(bench, clock, lambda: list(peer.standing.values()) == ["done"])
+        assert "s3cret" not in str(peer.sent)
+
+
+async def test_a_message_that_telegram_does_not_delete_any_more_is_changed(
+    tmp_path: Path, peer: TelegramPeer, options: TelegramOptions
+) -> None:
+    channel = find_kind("telegram").make("telegram", options, SystemClock())
+    assert isinstance(channel, ShowsProgress)
+    async with running_channel(tmp_path, "telegram", options, channel=channel):
+        shown = await channel.show_progress(Part(key="k", to="7", text="Working: 20 s"))
+        await channel.change_progress("7", shown, "Working: 20 s")  # It is told that nothing changed.
+        peer.keeps = True
+        await channel.end_progress("7", shown, "Worked for 20 s.")
+        assert list(peer.standing.values()) == ["Worked for 20 s."]
+        peer.keeps = False
+        await channel.end_progress("7", shown, "again")
+        await channel.end_progress("7", shown, "gone already")
+        assert peer.standing == {}
+        with pytest.raises(SendFailed, match="not found"):
+            await channel.change_progress("7", shown, "Working: 40 s")
 
 
 async def test_an_update_is_confirmed_only_when_it_is_in_the_inbox_and_a_repeat_is_one_turn(

@@ -10,7 +10,7 @@ of `sexton.gateway.deliveries`.
 """
 
 from sexton.gateway.channels.access import AccessRules, Standing
-from sexton.gateway.channels.channel import Channel, ChannelDown, Incoming, Line
+from sexton.gateway.channels.channel import Channel, ChannelDown, Incoming, Line, ShowsProgress
 from sexton.gateway.channels.channels import Channels, ChannelState, ChannelStatus
 from sexton.gateway.channels.chats import Chats, Said, SayAs, WhenBusy
 from sexton.gateway.channels.files import IncomingFile
@@ -36,6 +36,7 @@ __all__ = [
     "Person",
     "Said",
     "SayAs",
+    "ShowsProgress",
     "Standing",
     "WhenBusy",
     "find_kind",
