@@ -58,7 +58,7 @@ format: $(STAMP)  ## put every file into the one format
 	$(BIN)/ruff format .
 
 pins: $(STAMP)  ## resolve requirements/*.in again, with hashes and without any registry's address
-	cd requirements && for name in run dev synapse conformance bench-peers bench-mcp-proxy bench-mcpo; do ../$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
+	cd requirements && for name in run dev synapse conformance bench-peers bench-mcp-proxy bench-mcpo bench-dbos; do ../$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --upgrade --output-file $$name.txt $$name.in; done
 	cd $(STARTER) && ../../$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --upgrade --output-file servers.txt servers.in

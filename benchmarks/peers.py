@@ -57,6 +57,15 @@ def ensure_peers() -> Peers:
     )
 
 
+def ensure_dbos() -> Path:
+    """An interpreter with DBOS, which only `benchmarks.engines` needs."""
+    FOLDER.mkdir(exist_ok=True)
+    with (FOLDER / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _install(FOLDER / "dbos", ROOT / "requirements/bench-dbos.txt", _install_python)
+    return FOLDER / "dbos/bin/python"
+
+
 def _install(folder: Path, pins: Path, install: Callable[[Path, Path], None]) -> None:
     stamp, wanted = folder / ".pins", hashlib.sha256(pins.read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
