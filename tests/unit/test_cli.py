@@ -68,6 +68,28 @@ def gateway(tmp_path: Path) -> Iterator[Served]:
         yield served
 
 
+def test_the_journal_is_shown_the_latest_last_and_can_be_narrowed(sexton: Sexton, gateway: Served) -> None:
+    def tell() -> None:
+        journal = gateway.bench.gateway.journal
+        journal.append("run.ended", subject="daily", run="r-1", state="ran", seconds=1.5, output="all well")
+        journal.append("server.died", subject="notes", error="server 'notes' ended with status 1.")
+
+    gateway.portal.call(tell)
+    lines = sexton("journal").out.splitlines()
+    assert lines[-2].endswith("daily  ran in 1.5 s: all well")
+    assert "notes  died" in lines[-1]
+    for options in (("--job", "daily"), ("--run", "r-1"), ("--kind", "run.ended"), ("--limit", "2", "-k", "run.ended")):
+        told = sexton("journal", *options).out.splitlines()
+        assert ["daily" in line for line in told] == [True], options
+    found = sexton("journal", "--server", "notes", "--json").json()
+    assert isinstance(found, list)
+    assert set(found[0]) == {"id", "node", "number", "at", "kind", "subject", "data"}
+    assert sexton("journal", "--node", "elsewhere").out == "No such events.\n"
+    assert sexton("journal", "--job", "daily", "--since", "2200-01-01").out == "No such events.\n"
+    assert sexton("journal", "--job", "daily", "--server", "notes").status == 2
+    assert sexton("journal", "--since", "yesterday").status == 2
+
+
 # Without a gateway
 
 

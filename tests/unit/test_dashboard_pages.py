@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -12,6 +13,10 @@ from gateway_bench import HEADERS, TOKEN, FakeTree, GatewayBench, gateway_bench
 from sexton.gateway.dashboard import create_pages
 from sexton.gateway.dashboard.pages import PAGES
 from sexton.gateway.http import Gate, create_app
+from sexton.gateway.journal_archive import JournalArchive
+from sexton.journal import JSON
+from sexton.scheduler import RunStore
+from sexton.scheduler.gateways import this_gateway
 
 pytestmark = pytest.mark.anyio
 
@@ -101,3 +106,60 @@ async def test_the_server_of_a_local_model_is_shown_as_that_even_if_it_has_the_n
     row = page.split('id="tree-t-2"')[1].split("</th>")[0]
     assert '<span class="tag">model</span>' in row
     assert "/servers/" not in row
+
+
+@pytest.fixture
+async def several(bench: GatewayBench) -> AsyncIterator[httpx2.AsyncClient]:
+    """The pages where two more nodes, one of them dead, and the events of all are in the database."""
+    archive = JournalArchive(bench.scheduling.database, bench.gateway.journal, node="here", clock=bench.clock)
+    gateway = replace(bench.gateway, archive=archive)
+    now, store = bench.clock.now(), RunStore(bench.scheduling.database)
+    tree: dict[str, JSON] = {"name": "browser", "owner": "server:browser", "state": "running", "processes": 7}
+    tree["memory"] = 9_000_000
+    other = replace(
+        this_gateway("other"), offers={"labels": ["gpu"], "capacity": 4, "version": "0.1.0", "trees": [tree]}
+    )
+    dead = this_gateway("<dead>")
+    for one in (other, dead):
+        await store.register(one, now=now)
+    [seen] = [one for one in await store.gateways() if one.id == dead.id]
+    assert await store.settle_dead(seen, now=now, by="here") == ()
+    bench.gateway.journal.append("gateway.dead", subject=dead.id, node="<dead>", runs=0)
+    await archive.write_news()
+    app = create_app(gateway, gate=Gate(token=TOKEN), pages=create_pages(gateway))
+    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:7390", headers=HEADERS) as client:
+        yield client
+
+
+async def test_the_nodes_are_shown_with_what_each_does(several: httpx2.AsyncClient) -> None:
+    page = (await several.get("/nodes")).text
+    assert ">other</a></th>" in page
+    assert "Drain other" in page
+    assert "Forget &lt;dead&gt;" in page
+    assert "died" in page
+    assert "here settled 0 runs" in " ".join(page.replace('<span class="dim">', "").replace("; ", " ").split())
+    assert "browser" in (await several.get("/processes")).text
+    assert "of 2 up" in (await several.get("/")).text
+    assert ">Node</th>" not in (await several.get("/")).text
+    assert '<a href="/nodes" data-key="n"' in page
+
+
+async def test_the_journal_of_all_nodes_is_a_choice_of_the_page(several: httpx2.AsyncClient) -> None:
+    for query in ("node=*", "node=here", "node=*&text=%3CDEAD%3E", "node=*&kind=gateway."):
+        page = (await several.get(f"/journal?{query}")).text
+        assert "node &lt;dead&gt; had died" in page, query
+        assert '<span class="tag">here</span>' in page, query
+    for query in ("node=other", "node=*&text=nothing", "node=*&before=1"):
+        assert "had died" not in (await several.get(f"/journal?{query}")).text, query
+    api = (await several.get("/api/v1/journal/all?text=dead&after=0")).json()
+    assert [event["node"] for event in api] == ["here"]
+    assert (await several.get(f"/api/v1/journal/all?after={api[0]['id']}")).json() == []
+
+
+async def test_a_gateway_that_is_alone_has_its_page_of_nodes_but_not_in_the_navigation(
+    client: httpx2.AsyncClient,
+) -> None:
+    page = (await client.get("/nodes", headers=HEADERS)).text
+    assert "this gateway is alone" in page
+    assert 'href="/nodes"' not in page

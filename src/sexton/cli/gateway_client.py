@@ -51,7 +51,7 @@ class GatewayClient:
     def close(self) -> None:
         self._http.close()
 
-    def get(self, path: str, *, timeout: Any = httpx2.USE_CLIENT_DEFAULT, **query: str | int | None) -> Any:
+    def get(self, path: str, *, timeout: Any = httpx2.USE_CLIENT_DEFAULT, **query: str | int | list[str] | None) -> Any:
         """`timeout` in seconds, `ANSWER_SECONDS` if left out; None waits for as long as the gateway lives."""
         given = {key: value for key, value in query.items() if value is not None}
         return self._ask("GET", path, params=given, timeout=timeout)

@@ -22,6 +22,7 @@ from sexton.cli import (
     database,
     deliveries,
     jobs,
+    journal,
     mcp_stdio,
     models,
     nodes,
@@ -60,6 +61,7 @@ app.add_typer(channels.app, name="channels")
 app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(database.app, name="database")
+journal.add_to(app)
 processes.add_to(app)
 app.add_typer(tokens.app, name="token")
 

@@ -99,6 +99,11 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
 
 
+def node_name(node_id: str | None) -> str:
+    """The name in the id of a gateway, `<name>-<16 digits>`; of a long name its first 40 characters."""
+    return (node_id or "").rpartition("-")[0] or (node_id or "")
+
+
 def _two_units(seconds: float) -> str:
     parts: list[str] = []
     rest = int(seconds)

@@ -8,15 +8,17 @@ the journal still has it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any, final
 
 import anyio
 import anyio.abc
-from sqlalchemy import Connection, Row, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Text, cast, delete, func, insert, or_, select
 
 from sexton.clock import Clock
 from sexton.database import Database, DatabaseError, event
@@ -95,10 +97,16 @@ class JournalArchive:
         node: str | None = None,
         kinds: Sequence[str] = (),
         subject: str | None = None,
+        text: str = "",
+        since: datetime | None = None,
+        after: int | None = None,
         before: int | None = None,
         limit: int = 100,
     ) -> tuple[NodeEvent, ...]:
-        """Those of all nodes or of one, newest first.  `kinds`: what they begin with.  Raises `DatabaseError`."""
+        """Those of all nodes or of one, newest first; with `after`, the first ones after that id.
+
+        `kinds`: what they begin with; `text`: what is in the subject or the data.  Raises `DatabaseError`.
+        """
         statement = select(event).order_by(event.c.id.desc()).limit(limit)
         if node is not None:
             statement = statement.where(event.c.node == node)
@@ -106,10 +114,17 @@ class JournalArchive:
             statement = statement.where(or_(*(event.c.kind.startswith(kind, autoescape=True) for kind in kinds)))
         if subject is not None:
             statement = statement.where(event.c.subject == subject)
+        if text:
+            statement = statement.where(_has_text(text))
+        if since is not None:
+            statement = statement.where(event.c.at >= since)
         if before is not None:
             statement = statement.where(event.c.id < before)
+        if after is not None:
+            statement = statement.where(event.c.id > after).order_by(None).order_by(event.c.id)
         rows = await self._database.read(lambda connection: connection.execute(statement).all())
-        return tuple(map(_node_event, rows))
+        found = sorted(map(_node_event, rows), key=lambda each: each.id, reverse=True)
+        return tuple(found)
 
     def _row(self, told: Event) -> dict[str, Any]:
         return {
@@ -120,6 +135,12 @@ class JournalArchive:
             "subject": told.subject,
             "data": dict(told.data),
         }
+
+
+def _has_text(text: str) -> ColumnElement[bool]:
+    """In the data as it is stored: JSON in which only ASCII stands for itself."""
+    stored = cast(event.c.data, Text).icontains(json.dumps(text)[1:-1], autoescape=True)
+    return or_(event.c.subject.icontains(text, autoescape=True), stored)
 
 
 def _add(connection: Connection, *, rows: list[dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from sexton.gateway.dashboard.approvals import pending
 from sexton.gateway.dashboard.attention import concerns_of
+from sexton.gateway.dashboard.nodes import other_nodes
 from sexton.gateway.dashboard.run_times import read_timeline
 from sexton.gateway.dashboard.tree_rows import tree_rows
 from sexton.gateway.dashboard.viewer import Viewer
@@ -37,10 +38,13 @@ async def load(gateway: Gateway, request: Request, viewer: Viewer) -> Mapping[st
     servers = await list_servers(gateway, request)
     jobs = await list_jobs(gateway, request)
     processes = await list_processes(gateway, request)
+    others = await other_nodes(gateway, request)
     counts = await gateway.scheduler.run_counts(since=viewer.now - timedelta(days=1))
     timeline = await read_timeline(gateway, jobs, viewer, span="1h")
     return {
         "boundary": processes["boundary"],
+        "nodes": Counter([*(node["state"] for node in others), "up" if gateway.scheduler.is_open else "drained"]),
+        "elsewhere": sum(node["running"] for node in others),
         "started_at": gateway.started_at,
         "servers": Counter(server["state"] for server in servers),
         "server_count": len(servers),

@@ -14,7 +14,18 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from sexton.errors import SextonError
-from sexton.gateway.dashboard import approvals, chat, deliveries, jobs, overview, processes, records, runs, servers
+from sexton.gateway.dashboard import (
+    approvals,
+    chat,
+    deliveries,
+    jobs,
+    nodes,
+    overview,
+    processes,
+    records,
+    runs,
+    servers,
+)
 from sexton.gateway.dashboard.assets import answer_asset
 from sexton.gateway.dashboard.rendering import Renderer
 from sexton.gateway.dashboard.viewer import Viewer, viewer_of
@@ -51,6 +62,7 @@ PAGES = (
     Page(path="/deliveries", template="deliveries.html", load=deliveries.load, section="deliveries"),
     Page(path="/deliveries/{delivery}", template="delivery.html", load=deliveries.load_one, section="deliveries"),
     Page(path="/journal", template="journal.html", load=records.load_journal, section="journal"),
+    Page(path="/nodes", template="nodes.html", load=nodes.load, section="nodes"),
     Page(path="/doctor", template="doctor.html", load=records.load_doctor, section="doctor"),
 )
 
@@ -78,7 +90,12 @@ def _route(gateway: Gateway, page: Page, renderer: Renderer) -> Route:
 
     async def answer(request: Request) -> Response:
         viewer = viewer_of(request, gateway.clock.now())
-        shared = {"section": page.section, "node": gateway.node, "path": request.url.path}
+        shared = {
+            "section": page.section,
+            "node": gateway.node,
+            "several": gateway.archive is not None,
+            "path": request.url.path,
+        }
         try:
             context = await page.load(gateway, request, viewer)
         except SextonError as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from sexton.gateway.dashboard.nodes import other_nodes
 from sexton.gateway.dashboard.tree_rows import tree_rows
 from sexton.gateway.dashboard.viewer import Viewer
 from sexton.gateway.dashboard.wording import tell
@@ -27,6 +28,7 @@ async def load(gateway: Gateway, request: Request, viewer: Viewer) -> Mapping[st
     return {
         "boundary": processes["boundary"],
         "rows": rows,
+        "others": await other_nodes(gateway, request),
         "memory": sum(row.tree["memory"] or 0 for row in rows),
         "pids": sum(len(row.tree["pids"]) for row in rows),
         "remote": [server for server in servers if server["transport"] != "stdio" and server["age"] is not None],

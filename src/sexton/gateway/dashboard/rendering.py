@@ -49,6 +49,7 @@ def _environment(redactor: Redactor) -> jinja2.Environment:
         "first_line": figures.first_line,
         "indented": _indented,
         "interval": figures.interval,
+        "node_name": figures.node_name,
         "part": _path_part,
         "size": figures.size,
         "compact": lambda value: json.dumps(value, ensure_ascii=False, default=str),

@@ -32,7 +32,8 @@ _QUEUED: Mapping[str, str] = {"manual": "queued by hand", "retry": "queued again
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToldEvent:
-    """`tone` is one of good, bad, warn, live, quiet; `target` is the page of what it is about."""
+    """`tone` is one of good, bad, warn, live, quiet; `target` is the page of what it is about, `node` is set only where
+    the events of several are shown."""
 
     id: int
     at: str
@@ -42,6 +43,7 @@ class ToldEvent:
     text: str
     details: tuple[str, ...]
     hint: str | None
+    node: str | None
     target: str | None
 
 
@@ -65,8 +67,15 @@ def told_event(event: EventDocument, names: RunNames) -> ToldEvent:
         text=line.text if line else _plain_words(event),
         details=line.details if line else (),
         hint=line.hint if line else None,
+        node=_node_of(event),
         target=event_target(event),
     )
+
+
+def _node_of(event: EventDocument) -> str | None:
+    """Only the events of all nodes say it."""
+    fields: Mapping[str, Any] = event
+    return fields.get("node")
 
 
 def _plain_words(event: EventDocument) -> str:

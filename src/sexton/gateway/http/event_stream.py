@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from datetime import datetime
 from itertools import islice
 from typing import final
 
@@ -17,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from sexton.gateway.documents import EventDocument, NodeEventDocument
-from sexton.gateway.http.body import read_count
+from sexton.gateway.http.body import read_count, read_time
 from sexton.gateway.http.disconnect import cancel_when_gone, cancel_when_set
 from sexton.gateway.http.parts import Gateway
 from sexton.gateway.http.problem import bad_request
@@ -68,22 +69,34 @@ async def list_events(gateway: Gateway, request: Request) -> Sequence[EventDocum
 async def list_node_events(gateway: Gateway, request: Request) -> Sequence[NodeEventDocument]:
     """What happened on all nodes of the database, the newest first; without PostgreSQL there is one node: this one.
 
-    Query: `node`, `kind`, `subject`, `limit` and `before` (the id to go on from).
+    Query: `node`, `kind`, `subject`, `text`, `since` (a time), `limit`, `before` (the id to go on from), and
+    `after` (an id: those that came first after it, to follow what comes).
     """
     query = request.query_params
     kinds, subject, node = tuple(query.getlist("kind")), query.get("subject"), query.get("node")
+    text, since = query.get("text", ""), read_time(request, "since")
     before = read_count(request, "before", default=_NO_ID, most=_NO_ID)
+    after = read_count(request, "after", default=0, most=_NO_ID, least=0) if "after" in query else None
     limit = read_count(request, "limit", default=100, most=MAX_LISTED)
     if gateway.archive is None:
         if node not in (None, gateway.node):
             return []
-        own = wanted_events(gateway.journal, kinds=kinds, subject=subject, before=before)
-        return [{**told, "node": gateway.node, "number": told["id"]} for told in islice(own, limit)]
-    found = await gateway.archive.events(node=node, kinds=kinds, subject=subject, before=before, limit=limit)
-    return [_node_document(each) for each in found]
+        own = wanted_events(gateway.journal, kinds=kinds, subject=subject, text=text, before=before)
+        found = [
+            NodeEventDocument(**told, node=gateway.node, number=told["id"]) for told in own if _is_after(told, since)
+        ]
+        return found[:limit] if after is None else [told for told in found if told["id"] > after][-limit:]
+    archived = await gateway.archive.events(
+        node=node, kinds=kinds, subject=subject, text=text, since=since, before=before, after=after, limit=limit
+    )
+    return [node_event_document(each) for each in archived]
 
 
-def _node_document(found: NodeEvent) -> NodeEventDocument:
+def _is_after(told: EventDocument, since: datetime | None) -> bool:
+    return since is None or datetime.fromisoformat(told["at"]) >= since
+
+
+def node_event_document(found: NodeEvent) -> NodeEventDocument:
     told = found.event
     return NodeEventDocument(
         id=found.id,
