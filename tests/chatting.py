@@ -217,6 +217,9 @@ class ScriptedChats:
     failing: list[Exception] = field(default_factory=list)
     given: list[Said] = field(default_factory=list)
     settings: list[Any] = field(default_factory=list)
+    resumed: int = 0
+    pending: dict[str, list[str]] = field(default_factory=dict)
+    """Questions of turns that other nodes have to do, by the conversation."""
     made: dict[str, list[AgentFile]] = field(default_factory=dict)
     """Pictures that come up, by the turn."""
 
@@ -254,6 +257,12 @@ class ScriptedChats:
 
     def events(self, conversation_id: str) -> Stream:
         return self.streams.setdefault(conversation_id, Stream())
+
+    async def resume(self) -> None:
+        self.resumed += 1
+
+    async def asked(self, conversation_id: str) -> list[str]:
+        return self.pending.get(conversation_id, [])
 
     async def approve(self, approval_id: str, *, yes: bool, by: str) -> object:
         self.approved.append((approval_id, yes, by))

@@ -24,6 +24,7 @@ class CuttingProxy:
         self.next_commit: Cut | None = None
         self.takes_more = True
         self.cuts = 0
+        self._clients: set[socket.socket] = set()
 
     def run(self) -> None:
         while True:
@@ -36,6 +37,13 @@ class CuttingProxy:
                 continue
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
+    def cut_off(self) -> None:
+        """Cut every connection, and take none until `takes_more` is set again."""
+        self.takes_more = False
+        for client in list(self._clients):
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -44,6 +52,9 @@ class CuttingProxy:
     def _serve(self, client: socket.socket) -> None:
         with closing(client), closing(socket.create_connection(("127.0.0.1", self._target), TIMEOUT)) as server:
             client.settimeout(TIMEOUT)
+            self._clients.add(client)
+            if not self.takes_more:  # It was cut off in between.
+                client.shutdown(socket.SHUT_RDWR)
             back = threading.Thread(target=self._pass_back, args=(server, client), daemon=True)
             swallow = False
             back.start()
@@ -61,6 +72,7 @@ class CuttingProxy:
             with suppress(OSError):
                 server.shutdown(socket.SHUT_WR)
             back.join(TIMEOUT)
+            self._clients.discard(client)
 
     def _pass_back(self, server: socket.socket, client: socket.socket) -> None:
         with suppress(OSError):

@@ -1,13 +1,14 @@
 """A peer that behaves as Telegram's Bot API does (https://core.telegram.org/bots/api), on loopback.
 
-Updates stay until a later `offset` confirms them; one reader at a time, and
-a new one ends the one before with 409; texts are bounded in UTF-16 units; floods get 429 with
-`retry_after`; what is wrong gets Telegram's own words.
+Updates stay until a later `offset` confirms them; one reader at a time, and a new one ends the one before with 409
+(`conflicts` counts those that were still there); texts are bounded in UTF-16 units; floods get 429 with `retry_after`;
+what is wrong gets Telegram's own words.
 """
 
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -49,6 +50,9 @@ class TelegramPeer:
     offsets: list[int] = field(default_factory=list)
     updates: list[dict[str, Any]] = field(default_factory=list)
     reader: int = 0
+    readers: list[str] = field(default_factory=list)
+    """Who asked for updates, each time: what stands before `/bot` in the address."""
+    conflicts: int = 0
     has_rival: bool = False
     """Another program reads with the same token."""
     next_id: int = 100
@@ -77,10 +81,18 @@ class TelegramPeer:
     def texts(self) -> list[str]:
         return [str(one["text"]) for one in self.sent]
 
-    def answer(self, method: str, said: Mapping[str, Any], files: Mapping[str, tuple[str, bytes]]) -> Any:
+    def answer(
+        self,
+        method: str,
+        said: Mapping[str, Any],
+        files: Mapping[str, tuple[str, bytes]],
+        *,
+        asker: str = "",
+        is_there: Callable[[], bool] = lambda: True,
+    ) -> Any:
         handlers: dict[str, Callable[[], Any]] = {
             "getMe": lambda: BOT,
-            "getUpdates": lambda: self._updates(said),
+            "getUpdates": lambda: self._updates(said, asker, is_there),
             "sendMessage": lambda: self._message(said),
             "editMessageText": lambda: self._edit(said),
             "deleteMessage": lambda: self._delete(said),
@@ -97,13 +109,14 @@ class TelegramPeer:
         self.actions.append(dict(said))
         return True
 
-    def _updates(self, said: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _updates(self, said: Mapping[str, Any], asker: str, is_there: Callable[[], bool]) -> list[dict[str, Any]]:
         conflict = Refused(409, "Conflict: terminated by other getUpdates request")
         if self.has_rival:
             raise conflict
         with self.changed:
             self.reader += 1
             reader = self.reader
+            self.readers.append(asker)
             self.changed.notify_all()
             if said.get("offset"):
                 offset = int(said["offset"])
@@ -112,6 +125,7 @@ class TelegramPeer:
             over = lambda: self.updates or self.closing or self.reader != reader  # noqa: E731
             self.changed.wait_for(over, timeout=float(said.get("timeout", 0)))
             if self.reader != reader:
+                self.conflicts += is_there()
                 raise conflict
             return list(self.updates[:100])
 
@@ -189,7 +203,9 @@ def telegram_peer() -> Iterator[TelegramPeer]:
             raw = self.rfile.read(int(self.headers.get("content-length", 0)))
             try:
                 said, files = _read(raw, self.headers.get("content-type", ""))
-                status, document = 200, {"ok": True, "result": peer.answer(_method(self.path), said, files)}
+                asker, bot, rest = self.path.partition("/bot")
+                found = peer.answer(_method(bot + rest), said, files, asker=asker, is_there=self._is_there)
+                status, document = 200, {"ok": True, "result": found}
             except Refused as refused:
                 status, document = refused.code, refused.document
             with suppress(BrokenPipeError, ConnectionResetError):  # The reader went away in a long poll.
@@ -204,6 +220,15 @@ def telegram_peer() -> Iterator[TelegramPeer]:
             self.send_header("content-length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
+
+        def _is_there(self) -> bool:
+            """Whether whoever asked still waits for the answer."""
+            try:
+                return bool(self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
 
         def _reply(self, status: int, document: Mapping[str, Any]) -> None:
             body = json.dumps(document).encode()

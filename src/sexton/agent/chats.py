@@ -179,9 +179,10 @@ class Chats:
                 await self._agent.aclose()
 
     async def resume(self) -> None:
-        """Queue what the last gateway left: messages that wait, and turns that were cut off.
+        """Queue what the last gateway left, or others that are gone: messages that wait, and turns that were cut off.
 
-        To be awaited once, before any way in is open, so that nothing of now gets in before it, or twice.
+        To be awaited before any way in is open, so that nothing of now gets in before it.  What is ours already is
+        queued anew by the first call only, or if there is one gateway.
         """
         for row in await self._store.unfinished_turns():
             self._enqueue(row.conversation, row.id)
@@ -367,6 +368,12 @@ class Chats:
     ) -> PendingApproval:
         """Answer a question.  Raises UnknownApproval, ApprovalOver."""
         return await self.approvals.answer(approval_id, yes=yes, by=by, content=content)
+
+    async def asked(self, conversation_id: str) -> tuple[str, ...]:
+        """The questions of a conversation that wait for an answer, whichever node asks, the oldest first."""
+        holder = f"chat:{conversation_id}"
+        waiting = await self.approvals.listed()
+        return tuple(each.id for each in reversed(waiting) if each.question.holder == holder)
 
     @property
     def approvals(self) -> Approvals:

@@ -9,11 +9,21 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, final
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, or_, select, tuple_, update
 
 from sexton.agent.conversation import ChatSettings, Conversation, ConversationRecord, Found, TurnRow, TurnState
 from sexton.agent.messages import Attachment, CallRecord, CallState, Message, Role, UserMessage
-from sexton.database import Database, attachment, conversation, message, message_call, node, search_on, turn
+from sexton.database import (
+    Database,
+    attachment,
+    channel_claim,
+    conversation,
+    message,
+    message_call,
+    node,
+    search_on,
+    turn,
+)
 from sexton.errors import SextonError, UsageError
 from sexton.journal import JSON
 
@@ -240,6 +250,7 @@ class ConversationStore:
             left: ColumnElement[bool] = turn.c.state.in_(_ACTIVE)
             if self._owner is not None:
                 left &= or_(turn.c.owner.is_(None), turn.c.owner.not_in(select(node.c.id)))
+                left &= turn.c.conversation.not_in(_of_others_channels(self._owner))
             rows = connection.execute(select(turn).where(left).order_by(turn.c.id)).all()
             if rows and self._owner is not None:
                 mine = turn.c.id.in_([row.id for row in rows])
@@ -294,6 +305,12 @@ class ConversationStore:
             return known[number]
 
         return await self._database.write(work)
+
+
+def _of_others_channels(owner: str) -> Select[tuple[str]]:
+    """Conversations on channels that this node does not keep: what they ask and stop comes to the one that does."""
+    others = select(channel_claim.c.channel).where(channel_claim.c.owner.is_distinct_from(owner))
+    return select(conversation.c.id).where(conversation.c.way.in_(others))
 
 
 def _require_here(connection: Connection, conversation_id: str, owner: str) -> None:

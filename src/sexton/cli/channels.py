@@ -46,7 +46,7 @@ def list_channels(
     elif not found:
         say("No channels.  Add one to the configuration: a table [channels.NAME]")
     else:
-        columns = ("CHANNEL", "TYPE", "STATE", "ACCOUNT", "PEOPLE", "UNANSWERED", "PROBLEM")
+        columns = ("CHANNEL", "TYPE", "STATE", "NODE", "ACCOUNT", "PEOPLE", "UNANSWERED", "PROBLEM")
         print_table(columns, [_row(one) for one in found], right=("PEOPLE", "UNANSWERED"), free=("PROBLEM",))
 
 
@@ -57,6 +57,7 @@ def _row(channel: ChannelDocument) -> tuple[str | Text, ...]:
         channel["name"],
         channel["type"],
         styled_state(channel["state"]),
+        channel["node"] or "",
         channel["account"] or "",
         str(channel["people"]),
         str(channel["waiting"]) if channel["waiting"] else "",

@@ -36,7 +36,7 @@ from sexton.daemon.references import ReferenceFails
 from sexton.daemon.settings import Settings, resolve_action
 from sexton.database import Database
 from sexton.errors import SextonError
-from sexton.gateway.channels import Channels, Inbox, Said
+from sexton.gateway.channels import ChannelClaims, Channels, Inbox, Said
 from sexton.gateway.dashboard import create_pages
 from sexton.gateway.deliveries import Deliveries, Outbox, TargetConfig, make_target, queue_run
 from sexton.gateway.http import Gateway, Logins, Metrics, Scope, Tokens, WayIn, reserved_port, serve_http, tree_summary
@@ -48,7 +48,18 @@ from sexton.journal import JSON, Journal
 from sexton.local_models import LocalModels
 from sexton.mcp_servers import ServerPool
 from sexton.redaction import Redactor
-from sexton.scheduler import Limits, Offer, Origin, Outcome, Perform, RunContext, RunFailed, RunStore, Scheduler
+from sexton.scheduler import (
+    Limits,
+    Offer,
+    Origin,
+    Outcome,
+    Perform,
+    RunContext,
+    RunFailed,
+    RunStore,
+    Scheduler,
+    new_node_id,
+)
 
 _STRENGTH = (Boundary.PROCESS_GROUP, Boundary.SUBREAPER, Boundary.CGROUP)
 Run = Callable[..., Coroutine[Any, Any, None]]
@@ -118,13 +129,25 @@ async def running_parts(
             on_call=metrics.observe_call,
         )
         await stack.enter_async_context(running(pool.run))
-        deliveries = Deliveries(Outbox(database), clock=clock, journal=journal, owner=_owner(node, data_dir))
+        node_id = new_node_id(node)
+        deliveries = Deliveries(
+            Outbox(database, is_shared=is_shared),
+            clock=clock,
+            journal=journal,
+            owner=node_id if is_shared else _owner(node, data_dir),
+            may_send=lambda: not (is_shared and scheduler.is_cut_off),
+        )
         stack.push_async_callback(deliveries.aclose)
         await change_targets(deliveries, {}, settings.targets, clock=clock)
-        await stack.enter_async_context(running(deliveries.run))
+        if not is_shared:
+            await stack.enter_async_context(running(deliveries.run))
         local_models = LocalModels(containment, data_dir=data_dir, clock=clock, journal=journal)
         await stack.enter_async_context(running(local_models.run))
         agent = agent_of(settings, pool, local_models, database, journal=journal, clock=clock)
+
+        def at_fence() -> None:
+            channels.cut_off()
+            deliveries.cut_off()
 
         def cut_off() -> None:
             chats.cut_off()
@@ -146,9 +169,14 @@ async def running_parts(
             place=place_of(data_dir) if is_shared else None,
             lease=lease,
             uptime=uptime,
+            on_fence=at_fence,
             on_cut_off=cut_off,
             keep_until=containment.keep_until if is_shared else None,
-            describe=partial(describe_node, settings, pool, containment.trees if is_shared else tuple),
+            node_id=node_id,
+            describe=lambda: {
+                **describe_node(settings, pool, containment.trees if is_shared else tuple),
+                "channels": channels.told(),
+            },
             redactor=redactor,
         )
         if is_shared:
@@ -166,12 +194,24 @@ async def running_parts(
             owner=scheduler.node_id if is_shared else None,
             may_take_over=lambda: scheduler.is_open,
         )
+        claims = ChannelClaims(database, node=node_id, name=node) if is_shared else None
+        channels = await _channels(
+            settings,
+            Inbox(database, node=node_id if is_shared else None),
+            chats,
+            deliveries,
+            clock=clock,
+            journal=journal,
+            claims=claims,
+            is_open=lambda: not (scheduler.is_drained or scheduler.is_cut_off),
+        )
         await stack.enter_async_context(running(chats.run))
         await chats.resume()
         await stack.enter_async_context(running(scheduler.run))
         if is_shared:
             stack.callback(chats.leave)  # before the scheduler says that we are gone, and others take turns over
-        channels = await _channels(settings, database, chats, deliveries, clock=clock, journal=journal)
+            await stack.enter_async_context(running(deliveries.run))
+            stack.push_async_callback(deliveries.leave)
         logins = Logins(clock)
         tokens = Tokens(database, clock=clock, logins=logins)
         archive = None
@@ -344,14 +384,24 @@ def perform_of(
 
 
 async def _channels(
-    settings: Settings, database: Database, chats: Chats, deliveries: Deliveries, *, clock: Clock, journal: Journal
+    settings: Settings,
+    inbox: Inbox,
+    chats: Chats,
+    deliveries: Deliveries,
+    *,
+    clock: Clock,
+    journal: Journal,
+    claims: ChannelClaims | None,
+    is_open: Callable[[], bool],
 ) -> Channels:
     def say_as(said: Said) -> UserMessage:
         pictures = tuple(Attachment(one.media_type, one.data, one.name) for one in said.pictures)
         files = tuple((one.name, one.text) for one in said.files)
         return UserMessage(said.text, pictures, said.author, files)
 
-    channels = Channels(Inbox(database), chats, deliveries, say_as=say_as, clock=clock, journal=journal)
+    channels = Channels(
+        inbox, chats, deliveries, say_as=say_as, clock=clock, journal=journal, claims=claims, is_open=is_open
+    )
     await channels.configure(settings.channels)
     return channels
 

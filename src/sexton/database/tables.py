@@ -237,6 +237,15 @@ channel_cursor = Table(
     Column("cursor", Text, nullable=False),
 )
 
+# Which node keeps a channel, where several share the database; without an owner it was given back.
+channel_claim = Table(
+    "channel_claim",
+    metadata,
+    Column("channel", String(64), primary_key=True),
+    Column("owner", String(64)),
+    Column("since", Instant, nullable=False),
+)
+
 # Who wrote to a channel and is not in its settings: let in, refused, or waiting with the code that they were told.
 channel_person = Table(
     "channel_person",

@@ -291,7 +291,10 @@ class TimesDocument(TypedDict):
 
 
 class ChannelDocument(TypedDict):
-    """A chat platform; `waiting` are messages without an answer, `people` those who may talk to it."""
+    """A chat platform; `waiting` are messages without an answer, `people` those who may talk to it.
+
+    `node` keeps it, where several share the database; `state` is then "standby" until it has told more.
+    """
 
     name: str
     type: str
@@ -303,6 +306,7 @@ class ChannelDocument(TypedDict):
     retry_at: str | None
     waiting: int
     people: int
+    node: str | None
 
 
 class PersonDocument(TypedDict):

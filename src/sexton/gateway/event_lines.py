@@ -331,6 +331,8 @@ _TELLERS: Mapping[str, Callable[[Data], EventLine | None]] = {
     "model.retired": lambda _: EventLine(mark=Mark.DOWN, text="retired: idle"),
     "model.died": lambda data: EventLine(mark=Mark.FAILED, text=f"died: {first_line(data.get('what'))}"),
     "model.failed": _server_failed("did not start"),
+    "channel.taken": _note("is this node's now"),
+    "channel.left": _note("is left to other nodes"),
     "channel.connected": _channel_connected,
     "channel.down": _channel_down,
     "channel.stranger": _person("wrote, and is not let in"),

@@ -10,6 +10,7 @@ does is the business of the callable that it is given.
 from sexton.scheduler.dispatcher import Drained, Scheduler
 from sexton.scheduler.embedded_engine import EmbeddedEngine
 from sexton.scheduler.engine import Engine
+from sexton.scheduler.gateways import new_node_id
 from sexton.scheduler.job import (
     At,
     CallState,
@@ -94,6 +95,7 @@ __all__ = [
     "UnknownRun",
     "check_job",
     "from_document",
+    "new_node_id",
     "next_starts",
     "to_document",
 ]

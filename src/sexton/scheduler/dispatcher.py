@@ -73,9 +73,10 @@ class Scheduler:
 
     `offer` is what this node can serve, and `describe` what others are told of it with each beat; `lease`
     says how long claims hold without a beat, by `uptime`, a clock that also counts suspension; when this node is cut
-    off, its runs are ended, and `on_cut_off` is to end what is left of them at once.  `keep_until` is told with each
-    beat when, by `uptime`, somebody else is to do that for us unless it is told more (None: never), since we may be
-    stopped then.  `place` names our data folder.
+    off, `on_fence` is to end at once whatever else only one node may do, its runs are ended, and `on_cut_off` is to end
+    what is left of them at once.  `keep_until` is told with each beat when, by `uptime`, somebody else is to do that
+    for us unless it is told more (None: never), since we may be stopped then.  `place` names our data folder, `node_id`
+    this process among the nodes.
     """
 
     def __init__(
@@ -93,8 +94,10 @@ class Scheduler:
         place: str | None = None,
         lease: LeaseTimes = ONE_MACHINE,
         uptime: Callable[[], float] | None = None,
+        on_fence: Callable[[], None] | None = None,
         on_cut_off: Callable[[], None] | None = None,
         keep_until: Callable[[float | None], None] | None = None,
+        node_id: str | None = None,
         redactor: Redactor | None = None,
     ) -> None:
         self._store = store
@@ -104,11 +107,12 @@ class Scheduler:
         self._limits = limits or Limits()
         self._after_tick = after_tick
         self._redactor = redactor or Redactor()
-        self._gateway = this_gateway(node, place=place)
+        self._gateway = this_gateway(node, place=place, node_id=node_id)
         self._offer = offer or Offer(name=node)
         self._describe = describe or dict
         self._lease = lease
         self._uptime = uptime or clock.monotonic
+        self._on_fence = on_fence or (lambda: None)
         self._on_cut_off = on_cut_off or (lambda: None)
         self._keep_until = keep_until or (lambda _: None)
         self._engine = store.engine
@@ -296,6 +300,16 @@ class Scheduler:
     def is_open(self) -> bool:
         """Whether this node takes more work: it is neither drained nor stopping nor cut off."""
         return not self._is_closed
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether this node was taken out of service by hand."""
+        return self._drained
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether others may believe that this node is dead, and it has ended its work."""
+        return self._is_cut_off
 
     @property
     def node_id(self) -> str:
@@ -533,6 +547,7 @@ class Scheduler:
                 await self._clock.sleep(min(1.0, max(left, 0.1)))
                 continue
             self._is_cut_off = True
+            self._on_fence()
             self._open_or_close()
             self._journal.append("node.cut_off", subject=self._gateway.name, runs=len(self._tasks))
             for task in list(self._tasks.values()):

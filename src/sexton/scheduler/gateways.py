@@ -36,7 +36,12 @@ class Gateway:
     """What it told of itself with its last beat."""
 
 
-def this_gateway(name: str, *, place: str | None = None) -> Gateway:
+def new_node_id(name: str) -> str:
+    """For one life of one gateway, and no other one."""
+    return f"{name[:40]}-{secrets.token_hex(8)}"
+
+
+def this_gateway(name: str, *, place: str | None = None, node_id: str | None = None) -> Gateway:
     """`place` names a data folder on one machine, which has one holder at a time."""
     process: dict[str, JSON] = {
         "place": place,
@@ -45,7 +50,7 @@ def this_gateway(name: str, *, place: str | None = None) -> Gateway:
         "pid": os.getpid(),
         "started": _start_time(os.getpid()),
     }
-    return Gateway(id=f"{name[:40]}-{secrets.token_hex(8)}", name=name, process=process)
+    return Gateway(id=node_id or new_node_id(name), name=name, process=process)
 
 
 def is_gone(other: Gateway, here: Gateway) -> bool:

@@ -13,6 +13,7 @@ from sexton.gateway.channels.access import AccessRules, Standing
 from sexton.gateway.channels.channel import Channel, ChannelDown, Incoming, Line, ShowsProgress
 from sexton.gateway.channels.channels import Channels, ChannelState, ChannelStatus
 from sexton.gateway.channels.chats import Chats, Said, SayAs, WhenBusy
+from sexton.gateway.channels.claims import ChannelClaims
 from sexton.gateway.channels.files import IncomingFile
 from sexton.gateway.channels.inbox import Inbox, Person
 from sexton.gateway.channels.kind import ChannelKind, ChannelOptions, find_kind, kind_names
@@ -21,6 +22,7 @@ from sexton.gateway.channels.setup import ChannelSetup
 __all__ = [
     "AccessRules",
     "Channel",
+    "ChannelClaims",
     "ChannelDown",
     "ChannelKind",
     "ChannelOptions",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import enum
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import final
+from typing import Any, final
 
 import anyio
 import anyio.abc
@@ -20,6 +20,7 @@ from sexton.gateway.channels.access import CODE_LIVES, Standing
 from sexton.gateway.channels.channel import Channel, ChannelDown, Incoming, Line
 from sexton.gateway.channels.channel_target import ChannelTarget
 from sexton.gateway.channels.chats import Chats, SayAs
+from sexton.gateway.channels.claims import ChannelClaims, Holder
 from sexton.gateway.channels.desk import Desk
 from sexton.gateway.channels.inbox import Inbox, Person
 from sexton.gateway.channels.kind import find_kind
@@ -35,17 +36,26 @@ LONGEST_PAUSE = 300.0
 GOOD_AFTER = 60.0
 ANSWERED_ARE_KEPT = timedelta(days=30)
 PRUNE_EVERY = 3600.0
+# Seconds between two looks for channels that no node keeps; whether we may keep any is looked at every second.
+LOOK_EVERY = 5
+# How long a connection may take to end before we are asked again to give its channel back.
+ENDS_WITHIN = 30.0
 
 
 class ChannelState(enum.StrEnum):
     CONNECTING = "connecting"
     CONNECTED = "connected"
     DOWN = "down"
+    STANDBY = "standby"
+    """No node has told yet that it keeps it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelStatus:
-    """How one channel is doing; `waiting` are messages without an answer."""
+    """How one channel is doing; `waiting` are messages without an answer.
+
+    `node` keeps it, where several share the database.  Of another node's we know what that one told with its last beat.
+    """
 
     name: str
     kind: str
@@ -57,16 +67,24 @@ class ChannelStatus:
     retry_at: datetime | None
     waiting: int
     people: int
+    node: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class _Kept:
-    """A channel that is configured, and how it is doing."""
+    """A channel that is configured, and how it is doing.
+
+    `ours`: this node keeps it.  `hold` is around its connections while it is, and `let_go` set when they have ended.
+    """
 
     setup: ChannelSetup
     channel: Channel
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     over: anyio.Event = field(default_factory=anyio.Event)
+    ours: bool
+    news: anyio.Event = field(default_factory=anyio.Event)
+    hold: anyio.CancelScope | None = None
+    let_go: anyio.Event = field(default_factory=anyio.Event)
     state: ChannelState = ChannelState.CONNECTING
     account: str | None = None
     since: datetime
@@ -82,12 +100,30 @@ class Channels:
 
     The journal is told, under a channel's name: `channel.connected`,
     `channel.down` (with `what` and `retry_in`), `channel.stranger`,
-    `channel.paired`, `channel.approved`, `channel.refused`.
+    `channel.paired`, `channel.approved`, `channel.refused`, and where several
+    nodes share the database `channel.taken` and `channel.left`.
+
+    `claims` says which channels this node keeps (None: all), `is_open` whether
+    it may keep any.
     """
 
     def __init__(
-        self, inbox: Inbox, chats: Chats, deliveries: Deliveries, *, say_as: SayAs, clock: Clock, journal: Journal
+        self,
+        inbox: Inbox,
+        chats: Chats,
+        deliveries: Deliveries,
+        *,
+        say_as: SayAs,
+        clock: Clock,
+        journal: Journal,
+        claims: ChannelClaims | None = None,
+        is_open: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._chats = chats
+        self._claims = claims
+        self._is_open = is_open
+        self._may_be_claimed: set[str] = set()
+        self._cuts = 0
         self._inbox = inbox
         self._deliveries = deliveries
         self._clock = clock
@@ -101,6 +137,8 @@ class Channels:
         """Keep what is configured connected, until cancelled."""
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._run_desk)
+            if self._claims is not None:
+                tasks.start_soon(self._keep_claiming, self._claims)
             tasks.start_soon(self._keep_pruning)
             self._tasks = tasks
             for kept in self._kept.values():
@@ -109,7 +147,7 @@ class Channels:
             await anyio.sleep_forever()
 
     async def _run_desk(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        await self._desk.run(task_status=task_status)
+        await self._desk.run(is_alone=self._claims is None, task_status=task_status)
 
     async def take_down(self) -> None:
         """Take away what is only shown of turns, since the gateway stops; `run` is still running."""
@@ -122,13 +160,17 @@ class Channels:
         gone = [name for name in self._kept if name not in setups or not self._is_kept(setups[name])]
         for name in gone:
             await self._let_go(name)
+            if self._claims is not None and name not in setups:
+                await self._forget(self._claims, name)
         for setup, channel in made:
             self.add(setup, channel)
 
     def add(self, setup: ChannelSetup, channel: Channel) -> None:
         """Keep this one connected as well."""
-        kept = self._kept[setup.name] = _Kept(setup=setup, channel=channel, since=self._clock.now())
-        self._deliveries.add_target(setup.name, ChannelTarget(channel, setup))
+        kept = self._kept[setup.name] = _Kept(
+            setup=setup, channel=channel, since=self._clock.now(), ours=self._claims is None
+        )
+        self._deliveries.add_target(setup.name, ChannelTarget(channel, setup), here=kept.ours)
         if self._tasks is not None:
             self._tasks.start_soon(self._keep, kept)
 
@@ -154,16 +196,12 @@ class Channels:
         """Every channel, by name."""
         waiting = await self._inbox.counts()
         people = await self._inbox.people()
+        holders = {} if self._claims is None else await self._claims.holders()
         return tuple(
             ChannelStatus(
                 name=name,
                 kind=kept.setup.kind,
-                state=kept.state,
-                account=kept.account,
-                since=kept.since,
-                error=kept.error,
-                hint=kept.hint,
-                retry_at=kept.retry_at,
+                **_how_it_is(kept, holders.get(name)),
                 waiting=waiting.get(name, 0),
                 people=len(kept.setup.rules.allow)
                 + sum(person.channel == name and person.standing is Standing.ALLOWED for person in people),
@@ -213,12 +251,101 @@ class Channels:
                 hint=f"there are: {there}" if there else "add a table [channels.NAME] to sexton.toml",
             )
 
+    # Which are ours, where several nodes share the database
+
+    def told(self) -> dict[str, JSON]:
+        """What the other nodes are to know of the channels that this one keeps, by name."""
+        return {
+            name: {"state": str(kept.state), "account": kept.account, "error": kept.error, "hint": kept.hint}
+            for name, kept in self._kept.items()
+            if self._claims is not None and kept.ours
+        }
+
+    def cut_off(self) -> None:
+        """End every connection at once: another node may soon believe that we are dead, and connect itself."""
+        if self._claims is not None:
+            self._cuts += 1
+            for kept in self._kept.values():
+                self._set_ours(kept, ours=False)
+
+    async def _keep_claiming(self, claims: ChannelClaims) -> None:
+        while True:
+            was_open = self._is_open()
+            try:
+                await (self._claim(claims) if was_open else self._give_back(claims))
+            except DatabaseError as error:  # The scheduler meets the same failure, and tells of it.
+                LOG.warning("who keeps which channel is not known: %s", error.what)
+            for _ in range(LOOK_EVERY):
+                await self._clock.sleep(1.0)
+                if self._is_open() is not was_open:
+                    break
+
+    async def _claim(self, claims: ChannelClaims) -> None:
+        names, cuts = tuple(self._kept), self._cuts
+        if not names:
+            return
+        self._may_be_claimed.update(names)  # also if the answer is lost
+        ours = await claims.take(names, now=self._clock.now())
+        if cuts != self._cuts or not self._is_open():
+            return  # What was true when it was asked need not be so any more.
+        self._may_be_claimed = set(ours)
+        for name in names:
+            if (kept := self._kept.get(name)) is not None:
+                self._set_ours(kept, ours=name in ours)
+        if ours:
+            self._deliveries.ring()  # another node may have put something into the outbox
+
+    async def _give_back(self, claims: ChannelClaims) -> None:
+        """Not before our connections have ended."""
+        if not self._may_be_claimed:
+            return
+        for kept in self._kept.values():
+            self._set_ours(kept, ours=False)
+        with anyio.move_on_after(ENDS_WITHIN) as patience:
+            for kept in list(self._kept.values()):
+                if kept.hold is not None:
+                    await kept.let_go.wait()
+        if not patience.cancelled_caught:
+            await claims.release(self._may_be_claimed, now=self._clock.now())
+            self._may_be_claimed.clear()
+
+    async def _forget(self, claims: ChannelClaims, name: str) -> None:
+        try:
+            await claims.forget(name)
+        except DatabaseError as error:  # Until this node leaves, it counts as ours.
+            LOG.warning("channel %s was not given back: %s", name, error.what)
+
+    def _set_ours(self, kept: _Kept, *, ours: bool) -> None:
+        if kept.ours is ours:
+            return
+        kept.ours = ours
+        kept.news.set()
+        if not ours and kept.hold is not None:
+            kept.hold.cancel()
+        self._deliveries.set_here(kept.setup.name, here=ours)
+        self._journal.append("channel.taken" if ours else "channel.left", subject=kept.setup.name)
+
     # Connections
 
     async def _keep(self, kept: _Kept) -> None:
-        """Connect, and connect again."""
+        """Connect, and connect again, while the channel is ours."""
         try:
             with kept.scope:
+                while True:
+                    while not kept.ours:
+                        kept.news = anyio.Event()
+                        await kept.news.wait()
+                    await self._hold(kept)
+        finally:
+            kept.over.set()
+
+    async def _hold(self, kept: _Kept) -> None:
+        """Until it is not ours any more."""
+        kept.let_go = anyio.Event()
+        try:
+            with anyio.CancelScope() as kept.hold:
+                if self._claims is not None:
+                    await self._take_up(kept)
                 while True:
                     began = self._clock.monotonic()
                     await self._connect(kept)
@@ -226,7 +353,20 @@ class Channels:
                         kept.failures = 0
                     await self._clock.sleep(self._note_down(kept))
         finally:
-            kept.over.set()
+            kept.hold = None
+            if self._claims is not None:
+                self._desk.drop(kept.setup.name)
+            kept.let_go.set()
+
+    async def _take_up(self, kept: _Kept) -> None:
+        """First the turns that a dead node left, so that no message overtakes them."""
+        while True:
+            try:
+                await self._chats.resume()
+                return await self._desk.take_up(kept.setup.name)
+            except DatabaseError as error:
+                LOG.warning("what waits on %s was not looked for: %s", kept.setup.name, error.what)
+                await self._clock.sleep(FIRST_PAUSE)
 
     async def _connect(self, kept: _Kept) -> None:
         """One connection, to its end, which is noted."""
@@ -302,3 +442,16 @@ class Channels:
             except DatabaseError as error:
                 LOG.warning("old messages are kept: %s", error.what)
             await self._clock.sleep(PRUNE_EVERY)
+
+
+def _how_it_is(kept: _Kept, holder: Holder | None) -> dict[str, Any]:
+    """What we know ourselves of a channel that is ours; else what its node told."""
+    if kept.ours:
+        known = {"state": kept.state, "account": kept.account, "error": kept.error, "hint": kept.hint}
+        retry_at = kept.retry_at
+    else:
+        told: Mapping[str, Any] = {} if holder is None else holder.told
+        state = ChannelState(told["state"]) if "state" in told else ChannelState.STANDBY
+        known = {"state": state, **{key: told.get(key) for key in ("account", "error", "hint")}}
+        retry_at = None
+    return {**known, "since": kept.since, "retry_at": retry_at, "node": None if holder is None else holder.node}

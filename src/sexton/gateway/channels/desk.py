@@ -41,6 +41,8 @@ class _Talk:
 
     letters: deque[Letter] = field(default_factory=deque)
     works: bool = False
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    """Of the work on the letters, not of turns that have begun."""
     turns: int = 0
     asked: list[str] = field(default_factory=list)
     """Approvals that were asked for here, the last one last."""
@@ -71,11 +73,14 @@ class Desk:
         self._talks: dict[str, _Talk] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
 
-    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Answer until cancelled, beginning with what the last gateway left."""
+    async def run(
+        self, *, is_alone: bool = True, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Answer until cancelled, beginning with what the last gateway left, unless there are others beside us."""
         async with anyio.create_task_group() as self._tasks:
             await self._tasks.start(_run, self._progress)
-            self.put(await self._inbox.waiting())
+            if is_alone:
+                self.put(await self._inbox.waiting())
             task_status.started()
             await anyio.sleep_forever()
 
@@ -89,7 +94,25 @@ class Desk:
                 talk.works = True
                 self._tasks.start_soon(self._hand_over_all, letter.conversation_key, talk)
 
+    async def take_up(self, channel: str) -> None:
+        """Begin with what another node, or we ourselves, left of that channel."""
+        self.put(await self._inbox.waiting(channel))
+
+    def drop(self, channel: str) -> None:
+        """Leave what is not with the agent yet in the inbox; the turns that have begun are seen through."""
+        for key, talk in list(self._talks.items()):
+            if key.startswith(f"{channel}:"):
+                talk.letters.clear()
+                talk.scope.cancel()
+                del self._talks[key]
+
     async def _hand_over_all(self, key: str, talk: _Talk) -> None:
+        with talk.scope:
+            await self._hand_over_each(key, talk)
+        talk.works = False
+        self._forget_if_done(key, talk)
+
+    async def _hand_over_each(self, key: str, talk: _Talk) -> None:
         while talk.letters:
             letter = talk.letters.popleft()
             try:
@@ -99,8 +122,6 @@ class Desk:
                 talk.letters.appendleft(letter)
             except Exception:  # The outermost edge of a message: the next start takes it up again.
                 LOG.exception("message %s of %s could not be handed to the agent", letter.id, key)
-        talk.works = False
-        self._forget_if_done(key, talk)
 
     async def _hand_over(self, key: str, talk: _Talk, letter: Letter) -> None:
         place = letter.conversation or await self._inbox.place(letter)
@@ -252,6 +273,8 @@ class Desk:
                 await self._inbox.begin_anew(letter)
                 return "We begin anew; what was said before stays in the history."
             case "yes" | "no":
+                if not talk.asked:  # a turn that another node has to do asked it
+                    talk.asked.extend(await self._chats.asked(conversation_id))
                 return await self._decide(command, talk, by=f"{letter.channel}:{letter.sender}")
             case _:
                 return help_text()

@@ -32,7 +32,8 @@ from sexton.gateway.channels.access import (
     new_code,
     stranger_text,
 )
-from sexton.gateway.channels.channel import Incoming
+from sexton.gateway.channels.channel import ChannelDown, Incoming
+from sexton.gateway.channels.claims import is_claimed_by
 from sexton.gateway.channels.files import IncomingFile
 from sexton.gateway.channels.progress_notes import ProgressNotes, prune_notes
 from sexton.gateway.deliveries import Message, queue_message
@@ -98,10 +99,14 @@ class Taken:
 
 
 class Inbox:
-    """See the module.  Raises `DatabaseError` from every method."""
+    """See the module.  Raises `DatabaseError` from every method.
 
-    def __init__(self, database: Database) -> None:
+    `node` is the id of this gateway among the nodes, where several share the database; None: there is one.
+    """
+
+    def __init__(self, database: Database, *, node: str | None = None) -> None:
         self._database = database
+        self._node = node
         self.progress = ProgressNotes(database)
         """What is shown of the turns of its messages."""
 
@@ -111,14 +116,22 @@ class Inbox:
     async def take(
         self, channel: str, messages: Sequence[Incoming], *, cursor: str | None, rules: AccessRules, now: datetime
     ) -> Taken:
-        """Put in what is new and allowed, and tell the channel's place in the same transaction."""
-        return await self._database.write(
-            partial(_take, channel=channel, messages=tuple(messages), cursor=cursor, rules=rules, now=now)
-        )
+        """Put in what is new and allowed, and tell the channel's place in the same transaction.
 
-    async def waiting(self) -> tuple[Letter, ...]:
-        """What no answer was written for yet, the oldest first."""
-        return await self._database.read(_waiting)
+        Raises `ChannelDown` if the channel is another node's.
+        """
+        take = partial(_take, channel=channel, messages=tuple(messages), cursor=cursor, rules=rules, now=now)
+
+        def work(connection: Connection) -> Taken:
+            if self._node is not None and not is_claimed_by(connection, channel=channel, node=self._node):
+                raise ChannelDown("Another node keeps this channel now.")
+            return take(connection)
+
+        return await self._database.write(work)
+
+    async def waiting(self, channel: str | None = None) -> tuple[Letter, ...]:
+        """What no answer was written for yet (None: on any channel), the oldest first."""
+        return await self._database.read(partial(_waiting, channel=channel))
 
     async def answer(self, letter: Letter, message: Message | None, *, key: str, now: datetime) -> None:
         """Put the answer (None: there is none) into the outbox, and be done with the message, in one transaction."""
@@ -350,11 +363,11 @@ def _write_cursor(connection: Connection, channel: str, cursor: str) -> None:
         connection.execute(insert(_cursor).values(channel=channel, cursor=cursor))
 
 
-def _waiting(connection: Connection) -> tuple[Letter, ...]:
-    rows = connection.execute(
-        select(_inbox).where(_inbox.c.state == str(InboxState.WAITING)).order_by(_inbox.c.id)
-    ).all()
-    return tuple(_letter(row) for row in rows)
+def _waiting(connection: Connection, *, channel: str | None) -> tuple[Letter, ...]:
+    waiting = select(_inbox).where(_inbox.c.state == str(InboxState.WAITING)).order_by(_inbox.c.id)
+    if channel is not None:
+        waiting = waiting.where(_inbox.c.channel == channel)
+    return tuple(_letter(row) for row in connection.execute(waiting).all())
 
 
 def _answer(connection: Connection, *, letter: Letter, message: Message | None, key: str, now: datetime) -> None:

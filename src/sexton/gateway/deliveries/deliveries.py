@@ -16,7 +16,7 @@ from sexton.clock import Clock
 from sexton.database import DatabaseError
 from sexton.errors import UsageError
 from sexton.gateway.deliveries.delivery import Delivery, DeliveryState, Message
-from sexton.gateway.deliveries.outbox import Outbox
+from sexton.gateway.deliveries.outbox import Lane, Outbox
 from sexton.gateway.deliveries.parts import parts_of
 from sexton.gateway.deliveries.patience import next_attempt
 from sexton.gateway.deliveries.target import SendDelayed, SendFailed, Target
@@ -38,23 +38,41 @@ WAIT_FOR_TARGET = 86_400.0
 _TELLS_OF_NEWS = "run.ended"
 
 
+class _Lost(Exception):
+    """Somebody else has taken the delivery over while we were sending it."""
+
+
 @final
 class Deliveries:
     """The deliveries of one gateway.
 
-    `owner` names this gateway, the same after a restart, and no other one.
+    `owner` names this gateway and no other one: the same after a restart, or,
+    with an outbox that several nodes share, its id among the nodes.  A node
+    sends only to targets that it has (of channels, that it keeps), and while
+    `may_send`; the others' are left to them.
     What happens is told to the journal, under the name of the target:
     `delivery.sent`, `delivery.delayed` (with `what`), `delivery.failed` (given
     up, or refused for good) and `delivery.cancelled`.
     """
 
-    def __init__(self, outbox: Outbox, *, clock: Clock, journal: Journal, owner: str) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        *,
+        clock: Clock,
+        journal: Journal,
+        owner: str,
+        may_send: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._may_send = may_send
+        self._elsewhere: set[str] = set()
         self._outbox = outbox
         self._clock = clock
         self._journal = journal
         self._owner = owner
         self._targets: dict[str, Target] = {}
         self._news = anyio.Event()
+        self._lane_ended = anyio.Event()
         self._lanes: dict[str, anyio.CancelScope] = {}
         self._closing = False
 
@@ -64,12 +82,18 @@ class Deliveries:
     def targets(self) -> Mapping[str, Target]:
         return self._targets
 
-    def add_target(self, name: str, target: Target) -> None:
-        """Send what is meant for `name` by this from now on."""
+    def add_target(self, name: str, target: Target, *, here: bool = True) -> None:
+        """Send what is meant for `name` by this from now on; if not `here`, another node does."""
         self._targets[name] = target
+        self.set_here(name, here=here)
+
+    def set_here(self, name: str, *, here: bool) -> None:
+        """Whether this node sends to that target."""
+        (self._elsewhere.discard if here else self._elsewhere.add)(name)
         self.ring()
 
     def remove_target(self, name: str) -> Target | None:
+        self._elsewhere.discard(name)
         return self._targets.pop(name, None)
 
     def check(self, written: str) -> None:
@@ -159,7 +183,8 @@ class Deliveries:
 
         Raises `DatabaseError` when the database fails at the start.
         """
-        await self._outbox.release(self._owner)
+        if not self._outbox.is_shared:
+            await self._outbox.release(self._owner)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._hear_journal)
             tasks.start_soon(self._keep_pruning)
@@ -168,6 +193,22 @@ class Deliveries:
                 await self._keep_looking(tasks)
             finally:
                 self._close()
+
+    def cut_off(self) -> None:
+        """End what is under way at once: others may soon believe that we are dead, and send it."""
+        for scope in self._lanes.values():
+            scope.cancel()
+
+    async def leave(self) -> None:
+        """Begin nothing more, let what is under way be finished for a few seconds, and give back what is ours.
+
+        To be awaited before the other nodes are told that we are gone.
+        """
+        self._close()
+        while self._lanes:
+            await self._lane_ended.wait()
+        with suppress(DatabaseError):  # It is free as soon as we are gone.
+            await self._outbox.release(self._owner)
 
     def _close(self) -> None:
         self._closing = True
@@ -178,10 +219,19 @@ class Deliveries:
         while True:
             self._news = anyio.Event()
             now = self._clock.now()
-            lanes = await self._written(self._outbox.lanes, now=now)
-            for target in (target for target, due_at in lanes.items() if due_at <= now):
+            lanes = await self._written(self._outbox.lanes, owner=self._owner, now=now)
+            ours = {target: lane.due_at for target, lane in lanes.items() if self._is_ours(target, lane, now)}
+            for target in (target for target, due_at in ours.items() if due_at <= now):
                 self._serve(tasks, target)
-            await self._wait(min((at for at in lanes.values() if at > now), default=None))
+            await self._wait(min((at for at in ours.values() if at > now), default=None))
+
+    def _is_ours(self, target: str, lane: Lane, now: datetime) -> bool:
+        """Of what is for a target of other nodes, only what nobody has sent in all its time: to tell that it failed."""
+        name = target.partition(":")[0]
+        if not self._outbox.is_shared or (name in self._targets and name not in self._elsewhere):
+            return True
+        known = self._targets.get(name)
+        return now - lane.since >= timedelta(seconds=WAIT_FOR_TARGET if known is None else known.give_up_after)
 
     async def _wait(self, due_at: datetime | None) -> None:
         seconds = LONGEST_SLEEP
@@ -197,7 +247,7 @@ class Deliveries:
         self.ring()
 
     def _serve(self, tasks: anyio.abc.TaskGroup, target: str) -> None:
-        if target not in self._lanes:
+        if target not in self._lanes and not self._closing and self._may_send():
             self._lanes[target] = anyio.CancelScope(shield=True)
             tasks.start_soon(self._serve_lane, target)
 
@@ -205,15 +255,19 @@ class Deliveries:
         """Send what is due to one target, one after the other."""
         try:
             with self._lanes[target]:
-                while not self._closing:
+                while not self._closing and self._may_send():
                     delivery = await self._written(
                         self._outbox.claim, target, owner=self._owner, now=self._clock.now(), lease=LEASE
                     )
                     if delivery is None:
                         break
                     await self._attempt(delivery)
+        except _Lost:
+            LOG.warning("what was being sent to %s is another node's now", target)
         finally:
             del self._lanes[target]
+            self._lane_ended.set()
+            self._lane_ended = anyio.Event()
             self.ring()
 
     async def _attempt(self, delivery: Delivery) -> None:
@@ -225,6 +279,8 @@ class Deliveries:
             return
         try:
             receipt = await self._send_parts(delivery, target)
+        except _Lost:
+            raise
         except SendFailed as error:
             await self._fail(delivery, str(error))
         except SendDelayed as error:
@@ -250,7 +306,10 @@ class Deliveries:
                 raise SendDelayed(f"It was not sent within {SEND_SECONDS:g} s.") from error
             if number < len(parts):
                 lease_until = self._clock.now() + LEASE
-                await self._written(self._outbox.note_part, delivery, parts_sent=number, lease_until=lease_until)
+                if not await self._written(
+                    self._outbox.note_part, delivery, parts_sent=number, lease_until=lease_until
+                ):
+                    raise _Lost
         return receipt
 
     async def _put_off(self, delivery: Delivery, error: str, *, after: float | None, give_up_after: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from sexton.scheduler import Job, Run
 
 _delivery = tables.delivery
 _file = tables.delivery_file
+_node = tables.node
 _WAITING = str(DeliveryState.WAITING)
 _CANCELLED = str(DeliveryState.CANCELLED)
 
@@ -43,11 +45,23 @@ def queue_message(connection: Connection, target: str, message: Message, *, key:
     _add(connection, target, key, message, now=now)
 
 
-class Outbox:
-    """See the module.  Raises `DatabaseError` from every method."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """What waits for one target: when its oldest may be sent, and since when that one waits."""
 
-    def __init__(self, database: Database) -> None:
+    due_at: datetime
+    since: datetime
+
+
+class Outbox:
+    """See the module.  Raises `DatabaseError` from every method.
+
+    `is_shared`: owners are nodes, and a lease holds for as long as its node is known, whatever the clocks say.
+    """
+
+    def __init__(self, database: Database, *, is_shared: bool = False) -> None:
         self._database = database
+        self.is_shared = is_shared
 
     async def add(self, target: str, message: Message, *, key: str, now: datetime) -> Delivery:
         """A waiting delivery; the one that is there if the target has one of that key already."""
@@ -57,33 +71,38 @@ class Outbox:
         """End the leases of a gateway that is dead; only that same gateway, started again, can know that."""
         await self._database.write(partial(_release, owner=owner))
 
-    async def lanes(self, *, now: datetime) -> Mapping[str, datetime]:
-        """Each target for which something waits, with the time at which its oldest may be sent."""
-        return await self._database.read(partial(_lanes, now=now))
+    async def lanes(self, *, owner: str, now: datetime) -> Mapping[str, Lane]:
+        """Each target for which something waits that no other living node is sending."""
+        lanes = partial(_shared_lanes, owner=owner) if self.is_shared else _lanes
+        return await self._database.read(partial(lanes, now=now))
 
     async def claim(self, target: str, *, owner: str, now: datetime, lease: timedelta) -> Delivery | None:
         """Take the oldest delivery of a target, if it is due and nobody holds it; its attempt counts from here."""
-        return await self._database.write(partial(_claim, target=target, owner=owner, now=now, lease=lease))
+        claim = partial(_claim, target=target, owner=owner, now=now, lease=lease, is_shared=self.is_shared)
+        return await self._database.write(claim)
 
-    async def note_part(self, delivery: Delivery, *, parts_sent: int, lease_until: datetime) -> None:
-        """A part has arrived: the next attempt goes on after it."""
-        await self._database.write(
-            partial(_change, delivery_id=delivery.id, parts_sent=parts_sent, lease_until=lease_until)
+    async def note_part(self, delivery: Delivery, *, parts_sent: int, lease_until: datetime) -> bool:
+        """A part has arrived: the next attempt goes on after it.  False: somebody else has taken it over."""
+        return await self._database.write(
+            partial(_change_ours, delivery=delivery, parts_sent=parts_sent, lease_until=lease_until)
         )
 
     async def end(
         self, delivery: Delivery, state: DeliveryState, *, now: datetime, error: str | None, receipt: str | None
     ) -> None:
-        """Write what became of it.  One that was cancelled while it was sent counts as sent, else as cancelled."""
+        """Write what became of it.  One that was cancelled while it was sent counts as sent, else as cancelled.
+
+        What somebody else has taken over can only have been sent by us as well.
+        """
         values = {"state": str(state), "ended_at": now, "error": error, "receipt": receipt}
-        await self._database.write(partial(_end, delivery_id=delivery.id, values=values))
+        await self._database.write(partial(_end, delivery=delivery, values=values))
 
     async def put_off(
         self, delivery: Delivery, *, due_at: datetime, error: str, not_before: datetime | None = None
     ) -> None:
         """Try again at `due_at`; until `not_before`, which a receiver asked for, nothing but a person hurries it."""
         values: dict[str, Any] = {"due_at": due_at, "not_before": not_before, "error": error}
-        await self._database.write(partial(_change, delivery_id=delivery.id, owner=None, lease_until=None, **values))
+        await self._database.write(partial(_change_ours, delivery=delivery, owner=None, lease_until=None, **values))
 
     async def files(self, delivery_id: int) -> tuple[Attachment, ...]:
         """What goes out with a delivery that was not sent yet; a list of deliveries comes without."""
@@ -193,18 +212,39 @@ def _release(connection: Connection, *, owner: str) -> None:
     connection.execute(update(_delivery).where(_delivery.c.owner == owner).values(owner=None, lease_until=None))
 
 
-def _lanes(connection: Connection, *, now: datetime) -> Mapping[str, datetime]:
-    heads = select(func.min(_delivery.c.id)).where(_delivery.c.state == _WAITING).group_by(_delivery.c.target)
-    rows = connection.execute(
-        select(_delivery.c.target, _delivery.c.due_at, _delivery.c.lease_until).where(_delivery.c.id.in_(heads))
-    ).all()
-    return {row.target: max(row.due_at, row.lease_until or now) for row in rows}
+_HEADS = select(_delivery.c.target, _delivery.c.due_at, _delivery.c.lease_until, _delivery.c.since).where(
+    _delivery.c.id.in_(
+        select(func.min(_delivery.c.id)).where(_delivery.c.state == _WAITING).group_by(_delivery.c.target)
+    )
+)
 
 
-def _claim(connection: Connection, *, target: str, owner: str, now: datetime, lease: timedelta) -> Delivery | None:
+def _lanes(connection: Connection, *, now: datetime) -> Mapping[str, Lane]:
+    rows = connection.execute(_HEADS).all()
+    return {row.target: Lane(due_at=max(row.due_at, row.lease_until or now), since=row.since) for row in rows}
+
+
+def _shared_lanes(connection: Connection, *, owner: str, now: datetime) -> Mapping[str, Lane]:
+    others = select(_node.c.id).where(_node.c.id != owner)
+    free = or_(_delivery.c.owner.is_(None), _delivery.c.owner.not_in(others))
+    rows = connection.execute(_HEADS.where(free)).all()
+    return {row.target: Lane(due_at=max(row.due_at, now), since=row.since) for row in rows}
+
+
+def _is_taken(connection: Connection, head: Row[Any], *, owner: str, now: datetime, is_shared: bool) -> bool:
+    """Whether somebody else is sending it.  Among nodes, whoever is not known any more may not send either."""
+    if not is_shared:
+        return head.lease_until is not None and head.lease_until > now
+    living = set(connection.execute(select(_node.c.id).where(_node.c.id.in_([head.owner, owner]))).scalars())
+    return owner not in living or head.owner in living - {owner}
+
+
+def _claim(
+    connection: Connection, *, target: str, owner: str, now: datetime, lease: timedelta, is_shared: bool
+) -> Delivery | None:
     waiting = select(_delivery).where(_delivery.c.target == target, _delivery.c.state == _WAITING)
     head = connection.execute(waiting.order_by(_delivery.c.id).limit(1).with_for_update()).one_or_none()
-    if head is None or head.due_at > now or (head.lease_until is not None and head.lease_until > now):
+    if head is None or head.due_at > now or _is_taken(connection, head, owner=owner, now=now, is_shared=is_shared):
         return None
     values = {"owner": owner, "lease_until": now + lease, "attempts": head.attempts + 1}
     connection.execute(update(_delivery).where(_delivery.c.id == head.id).values(**values))
@@ -215,13 +255,23 @@ def _change(connection: Connection, *, delivery_id: int, **values: Any) -> None:
     connection.execute(update(_delivery).where(_delivery.c.id == delivery_id).values(**values))
 
 
-def _end(connection: Connection, *, delivery_id: int, values: Mapping[str, Any]) -> None:
-    _change(connection, delivery_id=delivery_id, owner=None, lease_until=None)
-    ends = [_WAITING, _CANCELLED] if values["state"] == str(DeliveryState.SENT) else [_WAITING]
-    statement = update(_delivery).where(_delivery.c.id == delivery_id, _delivery.c.state.in_(ends))
+def _change_ours(connection: Connection, *, delivery: Delivery, **values: Any) -> bool:
+    """Unless somebody else has taken it over since."""
+    ours = update(_delivery).where(
+        _delivery.c.id == delivery.id, _delivery.c.owner == delivery.owner, _delivery.c.attempts == delivery.attempts
+    )
+    return connection.execute(ours.values(**values)).rowcount == 1
+
+
+def _end(connection: Connection, *, delivery: Delivery, values: Mapping[str, Any]) -> None:
+    is_sent = values["state"] == str(DeliveryState.SENT)
+    if not (_change_ours(connection, delivery=delivery, owner=None, lease_until=None) or is_sent):
+        return
+    ends = [_WAITING, _CANCELLED] if is_sent else [_WAITING]
+    statement = update(_delivery).where(_delivery.c.id == delivery.id, _delivery.c.state.in_(ends))
     connection.execute(statement.values(**values))
-    if values["state"] == str(DeliveryState.SENT):
-        connection.execute(delete(_file).where(_file.c.delivery == delivery_id))
+    if is_sent:
+        connection.execute(delete(_file).where(_file.c.delivery == delivery.id))
 
 
 def _hurry(connection: Connection, *, name: str, now: datetime) -> None:

@@ -80,6 +80,7 @@ def channel_document(status: ChannelStatus) -> ChannelDocument:
         retry_at=status.retry_at.isoformat() if status.retry_at else None,
         waiting=status.waiting,
         people=status.people,
+        node=status.node,
     )
 
 
