@@ -344,6 +344,8 @@ def run_on_copy(mutant: Mutant | None, tests: tuple[str, ...]) -> bool:
         for part in ("src", "tests"):
             shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
+        for part in ("Makefile", ".venv"):  # fixtures install with them what tests need
+            (copy / part).symlink_to(ROOT / part)
         if mutant:
             mutant.apply(copy / "src")
         done = subprocess.run(
