@@ -6,8 +6,10 @@ import base64
 import json
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,31 @@ def test_a_kill_in_the_middle_of_a_turn_loses_and_doubles_nothing(
     assert len(model.requests) == 3
     assert settled.events("channel.stranger") == []
     stop(settled)
+
+
+def test_what_a_kill_leaves_standing_of_a_turn_at_work_is_settled_by_the_restart(
+    settled: GatewayProcess, peer: TelegramPeer, model: ScriptedModel
+) -> None:
+    settings = SETTINGS.format(model=model.url, telegram=peer.url, token=TOKEN)
+    settled.write(settings.replace('allow = ["7"]', 'allow = ["7"]\nprogress = "100ms"'))
+    model.will(say("it was ", "cut off", hold=1), say("At last."))
+    settled.up()
+    peer.write("hello")
+    # Telegram knows no repeats: what was sent and is not noted yet would be left standing.
+    wait_for(lambda: noted_messages(settled), within=PATIENCE, what="how far it is, and the note of it")
+    wait_for(lambda: model.held, within=PATIENCE, what="the model's answer to be under way")
+    left = list(peer.standing.values())
+    kill(settled)
+    assert [text[:9] for text in left] == ["Working: "]
+    model.let_go()
+    settled.up()
+    wait_for(lambda: list(peer.standing.values()) == ["At last."], within=PATIENCE, what="nothing but an answer")
+    stop(settled)
+
+
+def noted_messages(gateway: GatewayProcess) -> list[str]:
+    with closing(sqlite3.connect(f"file:{gateway.data / 'sexton.db'}?mode=ro", uri=True)) as connection:
+        return [row[0] for row in connection.execute("SELECT message FROM progress_note WHERE message IS NOT NULL")]
 
 
 def test_a_reply_that_was_written_and_not_sent_arrives_after_the_restart(

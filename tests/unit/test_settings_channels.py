@@ -58,6 +58,12 @@ deliver = ["mail", "mail:bob@example.org"]
     assert settings.warnings == ()
 
 
+@pytest.mark.parametrize(("said", "seconds"), [("", 20.0), ('progress = "2m"', 120.0), ('progress = "never"', None)])
+def test_after_how_long_work_is_shown(load: Load, said: str, seconds: float | None) -> None:
+    (setup,) = load(f"[channels.email]\n{MAIL}{said}\n").channels.values()
+    assert setup.progress == seconds
+
+
 def test_a_sender_that_can_be_forged_is_warned_of(load: Load) -> None:
     (*_, warning) = load(
         f'[channels.email]\n{MAIL}allow = ["a@example.org"]\n'
