@@ -42,7 +42,7 @@ KEEPER, WARDEN = "containment/keeper.py", "containment/warden_process.py"
 ENDINGS, ATTACKS = "tests/process/test_zoo_endings.py", "tests/process/test_zoo_attacks.py"
 LIFECYCLE, TREE = "tests/process/test_lifecycle.py", "tests/process/test_tree.py"
 EXHAUSTION, STOPPED = "tests/system/test_exhaustion.py", "tests/system/test_stopped_processes.py"
-DATABASE, PHASES = "tests/system/test_database_faults.py", "tests/system/test_stop_phases.py"
+DATABASE = "tests/system/test_database_faults.py"
 LIVE = "tests/system/test_live_"
 CRASH, RECOVERY = "tests/process/test_zoo_crash.py", "tests/process/test_recovery.py"
 
@@ -315,7 +315,9 @@ MUTANTS = (
         name="a second SIGTERM that blames the server for the calls that it cuts off",
         file="gateway/http/disconnect.py",
         change=("if failure is not None and not gateway.cutting_off.is_set():", "if failure is not None:"),
-        tests=(f"{PHASES}::test_while_a_reload_or_a_drain_is_under_way",),
+        tests=(
+            "tests/unit/test_http_api.py::test_a_call_that_fails_because_the_gateway_ends_is_not_blamed_on_its_server",
+        ),
     ),
     Mutant(
         promise="P6",

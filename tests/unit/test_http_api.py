@@ -16,6 +16,8 @@ from gateway_bench import HEADERS, TOKEN, FakeTool, GatewayBench, client_of, gat
 from sexton.errors import SextonError
 from sexton.gateway.http import Gate, create_app, load_token
 from sexton.gateway.http.app import ENDPOINTS
+from sexton.gateway.http.disconnect import while_connected
+from sexton.gateway.http.problem import Problem
 from sexton.redaction import Redactor
 from sexton.scheduler import CallState, Outcome, RunContext
 from waiting import PATIENCE
@@ -228,6 +230,22 @@ async def test_a_client_that_goes_away_ends_its_call_and_nobody_elses(bench: Gat
             assert len(bench.pool.holders) == 1
             leave[1].set()
     assert bench.pool.holders == []
+
+
+async def test_a_call_that_fails_because_the_gateway_ends_is_not_blamed_on_its_server(bench: GatewayBench) -> None:
+    """Force the order: the server is gone before the request notices that everything ends."""
+
+    async def receive() -> dict[str, Any]:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def ended_with_its_server() -> None:
+        bench.gateway.cutting_off.set()
+        raise SextonError("server 'time' died.")
+
+    with pytest.raises(Problem, match="gateway is stopping") as caught:
+        await while_connected(bench.gateway, receive, ended_with_its_server())
+    assert (caught.value.status, caught.value.kind) == (503, "stopping")
 
 
 # Jobs and runs
