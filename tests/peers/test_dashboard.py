@@ -224,13 +224,16 @@ def test_a_job_is_added_changed_and_removed(seen: WatchedPage) -> None:
 
 def test_a_job_that_asks_a_model_keeps_what_its_form_does_not_show(seen: WatchedPage) -> None:
     action = {"kind": "prompt", "prompt": "Count the notes.", "servers": ["talk"], "max_steps": 3}
-    made = seen.site.ask("POST", "jobs", {"name": "counts", "action": action})
+    more = {"labels": ["gpu"], "deliver_on": "failure"}
+    made = seen.site.ask("POST", "jobs", {"name": "counts", "action": action} | more)
     page = seen.open("/jobs/counts/edit")
     page.get_by_label("Prompt", exact=True).fill("Count the notes twice.")
     page.get_by_role("button", name="Save").click()
     page.wait_for_url("**/jobs/counts")
     expect(page.locator("dl.facts")).to_contain_text("Count the notes twice.")
-    assert seen.site.ask("GET", "jobs/counts")["action"] == made["action"] | {"prompt": "Count the notes twice."}
+    changed = seen.site.ask("GET", "jobs/counts")
+    assert changed["action"] == made["action"] | {"prompt": "Count the notes twice."}
+    assert {key: changed[key] for key in more} == more
     seen.site.ask("DELETE", "jobs/counts")
 
 

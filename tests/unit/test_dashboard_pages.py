@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +18,7 @@ from sexton.gateway.dashboard.pages import PAGES
 from sexton.gateway.http import Gate, create_app
 from sexton.gateway.journal_archive import JournalArchive
 from sexton.journal import JSON
-from sexton.scheduler import RunStore
+from sexton.scheduler import Job, Origin, RunStore
 from sexton.scheduler.gateways import this_gateway
 
 pytestmark = pytest.mark.anyio
@@ -70,6 +73,21 @@ async def test_a_secret_that_a_server_tells_is_not_on_its_page(client: httpx2.As
         page = (await client.get(path, headers=HEADERS)).text
         assert "cannot log in with •••" in page, path
         assert "hunter2" not in page, path
+
+
+async def test_a_job_that_a_chat_made_is_the_persons_who_saves_its_form(
+    client: httpx2.AsyncClient, bench: GatewayBench
+) -> None:
+    """The API takes an action from a person without the mark of the chat, and no other."""
+    action: dict[str, JSON] = {"kind": "prompt", "prompt": "Look at it.", "servers": [], "chat": "conversation-1"}
+    for path in ("/jobs/look/edit", "/new-job?from=look"):
+        await bench.gateway.scheduler.put_job(Job(name="look", schedule=None, action=action, origin=Origin.RUNTIME))
+        page = (await client.get(path, headers=HEADERS)).text
+        (more,) = re.findall(r'name="prompt_more" value="([^"]*)"', page)
+        given = json.loads(html.unescape(more))
+        assert given == {"kind": "prompt", "prompt": "Look at it.", "servers": []}
+        saved = await client.put("/api/v1/jobs/look", json={"name": "look", "action": given}, headers=HEADERS)
+        assert saved.status_code == 200, saved.text
 
 
 @pytest.mark.parametrize(

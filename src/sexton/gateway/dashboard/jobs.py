@@ -60,7 +60,8 @@ async def _form(
     servers = await list_servers(gateway, request)
     tools = {server["name"]: _tool_names(gateway, server["name"]) for server in servers}
     return {
-        "job": job,
+        "job": None if job is None else _as_ones_own(job),
+        "kept": {} if job is None else {"node": job["node"], "labels": job["labels"], "deliver_on": job["deliver_on"]},
         "is_new": is_new,
         "servers": [server["name"] for server in servers],
         "tools": tools,
@@ -70,6 +71,11 @@ async def _form(
         "catch_ups": list(CatchUp),
         "on_interrupted": list(OnInterrupted),
     }
+
+
+def _as_ones_own(job: JobDocument) -> JobDocument:
+    """Whoever saves it has made it: no chat or job that scheduled it before has a hold on it any more."""
+    return {**job, "action": {key: value for key, value in job["action"].items() if key not in {"chat", "job"}}}
 
 
 def _tool_names(gateway: Gateway, server: str) -> Sequence[str]:

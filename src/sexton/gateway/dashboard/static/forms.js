@@ -260,6 +260,7 @@ function jobOf(form) {
   const action = actionOf(form);
   const own = `server:${action.server}`;
   return {
+    ...JSON.parse(fields.kept.value),
     name: fields.name.value.trim(),
     schedule: scheduleOf(form),
     timezone: zoneOf(form),
