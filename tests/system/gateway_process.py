@@ -194,9 +194,11 @@ class GatewayProcess:
             found = self.events(kind, **data)
             return found if len(found) >= count else None
 
-        found: list[Mapping[str, Any]] = wait_for(
-            enough, within=within, what=f"{count} of {kind} {data}; last lines: {self.lines[-8:]}"
-        )
+        try:
+            found: list[Mapping[str, Any]] = wait_for(enough, within=within, what=f"{count} of {kind} {data}")
+        except AssertionError as error:
+            assert self.process is not None
+            raise AssertionError(f"{error}; exit {self.process.poll()}, last lines: {self.lines[-8:]}") from None
         return found[-1]
 
     # The truth
