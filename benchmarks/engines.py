@@ -24,7 +24,7 @@ from benchmarks.dbos_engine import DbosEngine
 from benchmarks.machine import describe_machine
 from benchmarks.peers import ensure_dbos
 from benchmarks.report import markdown_table, quantile, say
-from benchmarks.scale import ACTION, CAPACITY, ask, put
+from benchmarks.scale import ACTION, CAPACITY, DUE, ask, put
 from sexton.clock import SystemClock
 from sexton.database import Database, PostgresUrl
 from sexton.journal import Journal
@@ -37,7 +37,6 @@ CANCELS = 10
 LEFT = 8
 NOTICED_IN = 6
 """Seconds within which a node looks what others have put into the database."""
-DUE = 5
 TICK = os.sysconf("SC_CLK_TCK")
 
 

@@ -57,7 +57,7 @@ from sexton.agent.model_config import (
 )
 from sexton.agent.model_relay import ModelRelay, Relayed
 from sexton.agent.own_tools import Messenger, OwnToolsOfJob, SextonTools
-from sexton.agent.tool_rights import NotAllowed
+from sexton.agent.tool_rights import MARKS, NotAllowed
 from sexton.agent.tool_rules import ToolRules
 from sexton.agent.toolbox import NoTools, OwnTool, ToolSource
 from sexton.agent.turn import Agent, TurnPlan, TurnRecord, TurnResult
@@ -66,6 +66,7 @@ from sexton.agent.turn_feed import EventStream
 __all__ = [
     "BASE_URLS",
     "LOCAL_URL",
+    "MARKS",
     "Agent",
     "AgentConfig",
     "Approval",

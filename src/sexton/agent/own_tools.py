@@ -18,7 +18,7 @@ from sexton.agent.conversation import Conversation
 from sexton.agent.memory_store import MemoryStore
 from sexton.agent.model_config import AgentConfig
 from sexton.agent.result_marks import mark_untrusted
-from sexton.agent.tool_rights import NotAllowed, ToolRights, names_in
+from sexton.agent.tool_rights import MADE_BY_JOB, NotAllowed, ToolRights, names_in
 from sexton.agent.tool_rules import ToolRules
 from sexton.agent.toolbox import OwnTool
 from sexton.agent.turn import TurnPlan
@@ -93,7 +93,7 @@ class SextonTools:
 
         Raises NotAllowed.
         """
-        if (name := job.action.get("job")) is None:
+        if (name := job.action.get(MADE_BY_JOB)) is None:
             return job.action
         maker = next((status.job for status in await self._scheduler.jobs() if status.job.name == name), None)
         if maker is None or "jobs" not in names_in(maker.action, "may"):

@@ -30,6 +30,12 @@ LEAST_SECONDS_OF_JOB: Final = 60.0
 """Between two runs of what a job has made; so a prompt that somebody planted there costs at most that often."""
 
 
+MADE_BY_CHAT: Final = "chat"
+MADE_BY_JOB: Final = "job"
+MARKS: Final = frozenset({MADE_BY_CHAT, MADE_BY_JOB})
+"""The keys of an action that was scheduled by a chat or a job, which say by which."""
+
+
 class NotAllowed(SextonError):
     """The chat or job may not do this."""
 
@@ -71,7 +77,7 @@ class ToolRights:
         is_owners = found.way in OWNERS_WAYS
         return cls(
             noun="conversation",
-            mark=("chat", found.id),
+            mark=(MADE_BY_CHAT, found.id),
             may=frozenset(settings.may),
             servers=known if named is None else named,
             rules=settings.tools,
@@ -90,7 +96,7 @@ class ToolRights:
         """`plan` is that of its run.  What it schedules has none of these tools, so jobs do not breed."""
         return cls(
             noun="job",
-            mark=("job", job.name),
+            mark=(MADE_BY_JOB, job.name),
             may=names_in(job.action, "may"),
             servers=plan.tools.servers,
             rules=plan.tools.rules,

@@ -8,6 +8,7 @@ from zoneinfo import available_timezones
 
 from starlette.requests import Request
 
+from sexton.agent import MARKS
 from sexton.gateway.dashboard.run_times import read_timeline
 from sexton.gateway.dashboard.viewer import Viewer
 from sexton.gateway.documents import JobDocument
@@ -75,7 +76,7 @@ async def _form(
 
 def _as_ones_own(job: JobDocument) -> JobDocument:
     """Whoever saves it has made it: no chat or job that scheduled it before has a hold on it any more."""
-    return {**job, "action": {key: value for key, value in job["action"].items() if key not in {"chat", "job"}}}
+    return {**job, "action": {key: value for key, value in job["action"].items() if key not in MARKS}}
 
 
 def _tool_names(gateway: Gateway, server: str) -> Sequence[str]:
